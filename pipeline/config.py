@@ -1,0 +1,152 @@
+"""The build configuration: one YAML file for the whole pipeline. Unknown keys are errors that name the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.alignment import AlignmentError, parse_align_spec
+from pipeline.errors import PipelineError
+
+
+class ConfigError(PipelineError):
+    """A configuration that cannot be used."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfig(_Section):
+    """One input corpus: a file, folder or glob, or a Hub data set."""
+
+    path: str | None = Field(None, description="file, folder or glob; relative to the configuration file")
+    dataset: str | None = Field(None, description="Hub data set, owner/name")
+    config: str | None = Field(None, description="configuration of the Hub data set")
+    split: str = Field("train", description="split of the Hub data set")
+    revision: str | None = Field(None, description="revision of the Hub data set")
+    corpus: str | None = Field(None, description="name in the source pointers; default: the folder's name")
+    format: str = Field("auto", description="a format name, or auto")
+    license: str | None = Field(None, description="SPDX expression")
+    limit: int | None = Field(None, ge=1, description="take only the first so many units of each file")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SourceConfig:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("name either path or dataset")
+        return self
+
+
+class IngestSection(_Section):
+    """Cutting inputs into shards of source units."""
+
+    max_unit_bytes: int = Field(32 << 20, ge=1024, description="larger units become reject rows")
+    shard_units: int = Field(4096, ge=1, description="most units of a shard")
+    shard_bytes: int = Field(8 << 20, ge=1024, description="a shard is closed once it holds so many bytes")
+
+
+class ConvertSection(_Section):
+    """Conversion, alignment and layout."""
+
+    align: str = Field("thinking+evidence+tools_async", description="alignment policies")
+    question: Literal["first", "last"] = Field("first", description="question before or after its context")
+    tokenizer: str = Field("smollm2", description="smollm2, a folder, a Hub id, or tiktoken:PATH")
+    lag: int = Field(0, ge=0, le=1, description="rows between an event's end and its first possible use on another stream")
+    max_cells: int = Field(8192, ge=64, description="window in tokens; longer conversations are cut into segments")
+    max_rejected_fraction: float = Field(0.05, ge=0, le=1, description="above it the run stops")
+
+    @field_validator("align")
+    @classmethod
+    def _known_policies(cls, value: str) -> str:
+        try:
+            parse_align_spec(value)
+        except AlignmentError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
+class ShardSection(_Section):
+    """Split, shuffle and final shards."""
+
+    test_fraction: float = Field(0.1, ge=0, lt=1, description="share of the groups that goes to the test split")
+    shard_rows: int = Field(10_000, ge=1, description="about how many records a shard holds")
+
+
+class BuildConfig(_Section):
+    """The whole build."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the data set")
+    title: str | None = Field(None, description="title of the card")
+    seed: int = Field(0, ge=0, description="seed of the shuffle, the synthesis and the training")
+    sources: list[SourceConfig] = Field(min_length=1)
+    ingest: IngestSection = IngestSection()
+    convert: ConvertSection = ConvertSection()
+    shards: ShardSection = ShardSection()
+    synth: dict[str, Any] | None = Field(None, description="synthesis; see docs/synthesis.md")
+    train: dict[str, Any] | None = Field(None, description="training; see docs/training.md")
+    evaluate: dict[str, Any] | None = Field(None, description="evaluation and its gate; see docs/evaluation.md")
+    exclude_ids: list[str] = Field(default_factory=list, description="conversation or record ids to leave out")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
+    """Reads a YAML configuration; ``overrides`` are ``key.sub=value`` with YAML values. Raises ConfigError."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"configuration {path} must be a mapping of keys, not {type(value).__name__}")
+    for override in overrides:
+        _set(value, override)
+    return parse_config(value, str(path))
+
+
+def _set(value: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override!r}: expected key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        if value.get(parent) is None:
+            value[parent] = {}
+        value = value[parent]
+        if not isinstance(value, dict):
+            raise ConfigError(f"--set {override!r}: {parent} is not a section")
+    try:
+        value[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: {' '.join(str(error).split())}") from error
+
+
+def parse_config(value: Any, where: str, model: type[BaseModel] = BuildConfig) -> Any:
+    """Validates a configuration value against a model. Raises ConfigError with one line for all that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(item, model) for item in error.errors())) from error
+
+
+def _explain(item: Any, model: type[BaseModel]) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(model, item["loc"][:-1])
+        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
+        return f"unknown key {place!r}" + (f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})")
+    return f"{place}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(model: type[BaseModel], place: Sequence[Any]) -> list[str]:
+    for part in place:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(t for t in inner if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,120 @@
+"""Conservation: what went into a stage is what came out of it, recounted from the files on disk.
+
+Nothing here is computed as a difference: every side is counted, and the counts must agree, unit by unit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConservationError
+from pipeline.manifest import need_manifest
+
+Pointer = tuple[str, str, int]
+
+_OUTCOMES = ("converted", "input_only", "excluded", "rejected")
+
+
+def _pointers(path: Path) -> Counter[Pointer]:
+    found: Counter[Pointer] = Counter()
+    if path.exists():
+        for batch in pq.ParquetFile(path).iter_batches(8192, columns=["corpus", "path", "index"]):
+            found.update((r["corpus"], r["path"], r["index"]) for r in batch.to_pylist())
+    return found
+
+
+def _record_pointers(path: Path) -> Counter[Pointer]:
+    found: Counter[Pointer] = Counter()
+    if path.exists():
+        for batch in pq.ParquetFile(path).iter_batches(8192, columns=["sources"]):
+            found.update((s["corpus"], s["path"], s["index"]) for row in batch.column("sources").to_pylist() for s in row)
+    return found
+
+
+def recount_convert(ingest: Path, convert: Path) -> dict[str, int]:
+    """Recounts every shard of a conversion against its source units. Raises ConservationError at the first difference.
+
+    Returns units in, units by outcome, and records out.
+    """
+    units = need_manifest(ingest).paths(ingest, "units-")
+    total: Counter[str] = Counter()
+    for number, path in enumerate(units):
+        total.update(_recount_shard(path, convert, number))
+    shards = len(list(convert.glob("ledger-*.parquet")))
+    if shards != len(units):
+        raise ConservationError(f"convert: {len(units)} shards in, {shards} ledgers out")
+    if total["in"] != sum(total[o] for o in _OUTCOMES):
+        raise ConservationError(f"convert: {total['in']} units in, {sum(total[o] for o in _OUTCOMES)} accounted for")
+    return dict(total)
+
+
+def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
+    what = f"convert, shard {number}"
+    ledger_path = convert / f"ledger-{number:05d}.parquet"
+    if not ledger_path.exists():
+        raise ConservationError(f"{what}: the ledger is missing")
+    ledger = {(r["corpus"], r["path"], r["index"]): r for r in pq.read_table(ledger_path).to_pylist()}
+    given = _pointers(units)
+    _same(what, "units", given, Counter(dict.fromkeys(ledger, 1)), "ledger")
+    promised = {
+        "records": Counter({p: r["records"] for p, r in ledger.items() if r["records"]}),
+        "input-only": Counter({p: r["input_only"] for p, r in ledger.items() if r["input_only"]}),
+        "rejects": Counter({p: 1 for p, r in ledger.items() if r["outcome"] == "rejected"}),
+    }
+    for name, expected in promised.items():
+        path = convert / f"{name}-{number:05d}.parquet"
+        _same(what, "ledger", expected, _pointers(path) if name == "rejects" else _record_pointers(path), path.name)
+    tokens = [p for p in convert.glob(f"tokens-*-{number:05d}.parquet")]
+    records = pq.read_metadata(convert / f"records-{number:05d}.parquet").num_rows
+    for path in tokens:
+        if (rows := pq.read_metadata(path).num_rows) != records:
+            raise ConservationError(f"{what}: {records} records, but {rows} rows in {path.name}")
+    counts = Counter(str(r["outcome"]) for r in ledger.values())
+    counts["in"] = given.total()
+    counts["records"] = records
+    return counts
+
+
+def _same(what: str, left_name: str, left: Counter[Pointer], right: Counter[Pointer], right_name: str) -> None:
+    if left == right:
+        return
+    pointer = min(p for p in left.keys() | right.keys() if left[p] != right[p])
+    corpus, path, index = pointer
+    raise ConservationError(
+        f"{what}: unit {index} of {corpus}/{path} counts {left[pointer]} in the {left_name}, {right[pointer]} in {right_name}"
+    )
+
+
+def id_sum(paths: list[Path]) -> tuple[int, int]:
+    """How many records the files hold, and the sum of their ids: equal for two sets of files with the same records."""
+    count = total = 0
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(8192, columns=["id"]):
+            ids = batch.column("id").to_pylist()
+            count += len(ids)
+            total += sum(int(i, 16) for i in ids)
+    return count, total
+
+
+def recount_dataset(inputs: list[tuple[str, list[Path]]], dataset: Path) -> dict[str, int]:
+    """Recounts the shuffled and split data set against the shards it was made of, records and tokens alike.
+
+    ``inputs``: name of each input stage and its record shards. Raises ConservationError.
+    """
+    came = [(name, *id_sum(paths)) for name, paths in inputs]
+    expected = (sum(count for _, count, _ in came), sum(total for _, _, total in came))
+    counts = {f"in_{name}": count for name, count, _ in came}
+    for split in ("train", "test"):
+        counts[split] = id_sum(sorted((dataset / split).glob("records-*.parquet")))[0]
+    for prefix in ("records-", "tokens-"):
+        found = id_sum(sorted(dataset.glob(f"*/{prefix}*.parquet")))
+        if found[0] != expected[0]:
+            raise ConservationError(f"dataset: {expected[0]} records in, {found[0]} in {prefix}*.parquet")
+        if found != expected:
+            raise ConservationError(f"dataset: the records in {prefix}*.parquet are not those that came in")
+    if counts["train"] + counts["test"] != expected[0]:
+        raise ConservationError(f"dataset: {expected[0]} records in, {counts['train']} + {counts['test']} out")
+    return counts

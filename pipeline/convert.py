@@ -1,0 +1,390 @@
+"""Conversion of one shard of source units: parsed, converted, aligned, laid out, checked and written, in batches."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import leaks
+from pipeline.alignment import AlignSpec, align, parse_align_spec
+from pipeline.checks import record_violations
+from pipeline.conversation import Conversation, RecordError, Source, conversation_id
+from pipeline.errors import ConservationError
+from pipeline.ingest import RAW_LIMIT
+from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, token_grid_metadata
+from pipeline.segments import cut_segments, segment_of
+from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
+from pipeline.timeline import Timeline
+from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer
+
+#: Source units that are converted at a time.
+BATCH_UNITS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertConfig:
+    """What conversion depends on. ``max_cells`` is the window in tokens; ``exclude_ids`` are conversation or record ids."""
+
+    align: str = "thinking+evidence+tools_async"
+    question: str = "first"
+    tokenizer: str = "smollm2"
+    lag: int = 0
+    max_cells: int = 8192
+    exclude_ids: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Book:
+    """What became of one unit."""
+
+    outcome: str = "converted"
+    conversations: int = 0
+    records: int = 0
+    input_only: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class ShardCounts:
+    """Counters of one shard. ``realigned``: records that fell back to ``turns`` because a leak was found."""
+
+    units: int = 0
+    converted: int = 0
+    rejected: int = 0
+    input_only: int = 0
+    excluded: int = 0
+    conversations: int = 0
+    records: int = 0
+    segments: int = 0
+    events: int = 0
+    tokens: int = 0
+    output_tokens: int = 0
+    rows: int = 0
+    overlapped: int = 0
+    leaks: int = 0
+    realigned: int = 0
+    empty_messages: int = 0
+    reject_reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: ShardCounts) -> None:
+        """Adds another shard's counters to these."""
+        for name in self.__slots__:
+            if name == "reject_reasons":
+                self.reject_reasons.update(other.reject_reasons)
+            else:
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Converter:
+    """Converts batches of units with one configuration; holds the tokenizer, so that it is loaded once."""
+
+    def __init__(self, config: ConvertConfig) -> None:
+        self.config = config
+        self.policy: AlignSpec = parse_align_spec(config.align, config.question)  # type: ignore[arg-type]
+        self.baseline: AlignSpec = parse_align_spec("turns", config.question)  # type: ignore[arg-type]
+        self.tokenizer: TextTokenizer = load_tokenizer(config.tokenizer)
+        self.clock = Clock(self.tokenizer, config.lag)
+        self._excluded = frozenset(config.exclude_ids)
+
+    def convert(self, units: Sequence[Mapping[str, Any]]) -> Batch:
+        """Converts source units (rows of ``tables.UNITS``)."""
+        batch = Batch(units, ShardCounts(units=len(units)))
+        speaking: list[tuple[int, int, Conversation]] = []
+        listening: list[tuple[int, int, Conversation]] = []
+        for position, unit in enumerate(units):
+            try:
+                conversations = list(_conversations(unit))
+            except RecordError as error:
+                batch.reject(position, error.code, str(error))
+                continue
+            kept = [c for c in conversations if conversation_id(c) not in self._excluded] if self._excluded else conversations
+            if not conversations:
+                batch.reject(position, "no_conversation", "the unit holds no conversation")
+            elif not kept:
+                batch.books[position].outcome = "excluded"
+            else:
+                for ordinal, conversation in enumerate(conversations):
+                    if conversation in kept:
+                        (speaking if conversation.has_output() else listening).append((position, ordinal, conversation))
+        batch.input_only = self._documents(listening, batch, self.baseline).records
+        for position in {p for p, _, _ in listening} - {p for p, _, _ in speaking}:
+            if batch.books[position].outcome == "converted":
+                batch.books[position].outcome = "input_only"
+        tables = self._documents(speaking, batch, self.policy)
+        batch.records, batch.tokens = tables.records, tables.tokens
+        batch.close()
+        return batch
+
+    def _documents(self, items: Sequence[tuple[int, int, Conversation]], batch: Batch, policy: AlignSpec) -> Tables:
+        """Aligns, segments, encodes and lays out; documents in which a leak is found are laid out again under ``turns``."""
+        owners: list[int] = []
+        documents: list[Document] = []
+        for position, ordinal, conversation in items:
+            timeline, silent = align(conversation, policy)
+            if not timeline.spans:
+                batch.reject(position, "empty", "no message of the conversation says anything")
+                continue
+            owners.append(position)
+            documents.append(Document(conversation, timeline, policy, ordinal, labels={"empty_messages": silent} if silent else {}))
+        encoded, first = encode_spans([d.timeline for d in documents], self.tokenizer)
+        owners, documents, was_cut = self._fit(owners, documents, encoded, first, batch, policy)
+        if was_cut:
+            encoded, first = encode_spans([d.timeline for d in documents], self.tokenizer)
+        tables = build_tables(documents, self.clock, encoded, first)
+        if tables.failed:
+            failed = {i for i, _ in tables.failed}
+            for i, error in tables.failed:
+                batch.reject(owners[i], error.code, str(error))
+            return self._documents([item for item in items if item[0] not in {owners[i] for i in failed}], batch, policy)
+        findings = leaks.lexical(tables.records)
+        leaking = {f.record for f in findings if f.verdict != "clear"}
+        batch.counts.overlapped += len({f.record for f in findings} - leaking)
+        if leaking:
+            batch.counts.realigned += len(leaking)
+            documents = [_under_turns(d, self.baseline) if i in leaking else d for i, d in enumerate(documents)]
+            encoded, first = encode_spans([d.timeline for d in documents], self.tokenizer)
+            tables = build_tables(documents, self.clock, encoded, first)
+            findings = leaks.lexical(tables.records)
+        records = leaks.with_verdicts(tables.records, findings)
+        batch.counts.leaks += sum(f.verdict == "leak" for f in findings)
+        excluded = np.array([i in self._excluded for i in records.column("id").to_pylist()], dtype=bool) if self._excluded else None
+        counts = pa.compute.list_value_length(tables.tokens.column("token_ids")).to_pylist()
+        for i, (owner, size) in enumerate(zip(owners, counts, strict=True)):
+            if excluded is not None and excluded[i]:
+                continue
+            book = batch.books[owner]
+            if documents[i].conversation.has_output():
+                book.records += 1
+                book.tokens += size
+            else:
+                book.input_only += 1
+            book.conversations += documents[i].k == 1
+            batch.counts.segments += documents[i].n > 1
+            batch.counts.empty_messages += len(documents[i].labels.get("empty_messages", ()))
+        if excluded is not None and excluded.any():
+            records, tokens = records.filter(pa.array(~excluded)), tables.tokens.filter(pa.array(~excluded))
+            for owner in {owners[i] for i in np.flatnonzero(excluded)}:
+                if not batch.books[owner].records:
+                    batch.books[owner].outcome = "excluded"
+            return Tables(records, tokens, [])
+        return Tables(records, tables.tokens, [])
+
+    def _fit(
+        self, owners: list[int], documents: list[Document], encoded: Encoded, first: Sequence[int], batch: Batch, policy: AlignSpec
+    ) -> tuple[list[int], list[Document], bool]:
+        """Cuts the documents that exceed the window into segments."""
+        kept_owners: list[int] = []
+        kept: list[Document] = []
+        refused: set[int] = set()
+        was_cut = False
+        for i, (owner, document) in enumerate(zip(owners, documents, strict=True)):
+            spans = document.timeline.spans
+            counts = encoded.counts[first[i] : first[i] + len(spans)]
+            if counts.sum() + len(spans) <= self.config.max_cells:
+                pieces = [document]
+            else:
+                was_cut = True
+                try:
+                    pieces = _segment(document, counts.tolist(), self.config.max_cells, policy)
+                except RecordError as error:
+                    refused.add(owner)
+                    batch.reject(owner, error.code, str(error))
+                    continue
+            kept_owners.extend([owner] * len(pieces))
+            kept.extend(pieces)
+        if refused:
+            chosen = [j for j, owner in enumerate(kept_owners) if owner not in refused]
+            kept_owners, kept, was_cut = [kept_owners[j] for j in chosen], [kept[j] for j in chosen], True
+        return kept_owners, kept, was_cut
+
+
+class Batch:
+    """The tables that a batch of units became, and what became of each unit."""
+
+    def __init__(self, units: Sequence[Mapping[str, Any]], counts: ShardCounts) -> None:
+        self.units = units
+        self.counts = counts
+        self.books = [_Book() for _ in units]
+        self.rejects: list[dict[str, Any]] = []
+        self.records: pa.Table = RECORDS.empty_table()
+        self.input_only: pa.Table = RECORDS.empty_table()
+        self.tokens: pa.Table = TOKENS.empty_table()
+
+    def reject(self, position: int, code: str, message: str) -> None:
+        """Books a unit as rejected, once, with its first reason."""
+        if self.books[position].outcome == "rejected":
+            return
+        self.books[position] = _Book("rejected")
+        self.rejects.append(reject_row(self.units[position], "convert", code, message))
+
+    def close(self) -> None:
+        """Takes out records of units that were rejected after some of their conversations had passed; sums the counters."""
+        counts = self.counts
+        refused = {_pointer(self.units[i]) for i, book in enumerate(self.books) if book.outcome == "rejected"}
+        if refused:
+            self.records, self.tokens = _without(self.records, self.tokens, refused)
+            self.input_only, _ = _without(self.input_only, None, refused)
+        counts.rejected = len(self.rejects)
+        counts.reject_reasons.update(row["code"] for row in self.rejects)
+        for book in self.books:
+            counts.converted += book.outcome == "converted"
+            counts.input_only += book.outcome == "input_only"
+            counts.excluded += book.outcome == "excluded"
+            counts.conversations += book.conversations
+        counts.records = self.records.num_rows
+        counts.rows = int(pa.compute.sum(self.records.column("rows")).as_py() or 0)
+        counts.events = int(pa.compute.sum(pa.compute.list_value_length(self.records.column("events"))).as_py() or 0)
+        flat = self.tokens.column("token_loss").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        counts.tokens = len(flat)
+        counts.output_tokens = int((flat & 1).sum())
+
+    def ledger(self) -> pa.Table:
+        """One row per unit: ``tables.LEDGER``."""
+        rows = [
+            {
+                "corpus": unit["corpus"],
+                "path": unit["path"],
+                "index": unit["index"],
+                "outcome": book.outcome,
+                "conversations": book.conversations,
+                "records": book.records,
+                "input_only": book.input_only,
+                "tokens": book.tokens,
+            }
+            for unit, book in zip(self.units, self.books, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, schema=LEDGER)
+
+
+def _pointer(unit: Mapping[str, Any]) -> tuple[str, str, int]:
+    return unit["corpus"], unit["path"], unit["index"]
+
+
+def _without(records: pa.Table, tokens: pa.Table | None, refused: set[tuple[str, str, int]]) -> tuple[pa.Table, Any]:
+    keep = pa.array([not any((s["corpus"], s["path"], s["index"]) in refused for s in row) for row in records.column("sources").to_pylist()], pa.bool_())
+    return records.filter(keep), None if tokens is None else tokens.filter(keep)
+
+
+def reject_row(unit: Mapping[str, Any], stage: str, code: str, message: str) -> dict[str, Any]:
+    """A row of ``tables.REJECTS``."""
+    raw = unit["raw"]
+    return {
+        "corpus": unit["corpus"],
+        "path": unit["path"],
+        "index": unit["index"],
+        "stage": stage,
+        "code": code,
+        "message": message,
+        "license": unit["license"],
+        "sha256": unit["sha256"],
+        "bytes": unit.get("bytes", len(raw)),
+        "raw": raw[:RAW_LIMIT],
+    }
+
+
+def _conversations(unit: Mapping[str, Any]) -> Iterator[Conversation]:
+    from converters import CONVERTERS
+
+    try:
+        value = orjson.loads(unit["raw"])
+    except orjson.JSONDecodeError as error:
+        raise RecordError("not_json", f"not JSON: {error}") from error
+    source = Source(unit["corpus"], unit["path"], unit["index"], unit["format"], unit["license"], unit["sha256"])
+    for conversation in CONVERTERS[unit["format"]].convert(value):
+        extra = {**conversation.extra, "key": unit["key"]} if unit["key"] is not None else conversation.extra
+        group = f"{unit['corpus']}/{conversation.group}" if conversation.group is not None else None
+        yield replace(conversation, sources=(source,), extra=extra, group=group)
+
+
+def _under_turns(document: Document, baseline: AlignSpec) -> Document:
+    conversation = document.conversation
+    told = conversation if document.messages is None else segment_of(conversation, document.messages)
+    timeline, _ = align(told, baseline)
+    labels = {**document.labels, "realigned": {"from": document.policy.policy, "reason": "lexical leak"}}
+    return replace(document, timeline=timeline, policy=baseline, labels=labels)
+
+
+def _segment(document: Document, counts: Sequence[int], max_cells: int, policy: AlignSpec) -> list[Document]:
+    conversation = document.conversation
+    cells = [0] * len(conversation.messages)
+    fixed = 0
+    for span, count in zip(document.timeline.spans, counts, strict=True):
+        if span.message is None:
+            fixed += count + 1
+        else:
+            cells[span.message] += count + 1
+    segments = cut_segments(conversation, cells, fixed, max_cells)
+    pieces = []
+    for k, messages in enumerate(segments, 1):
+        timeline: Timeline
+        timeline, silent = align(segment_of(conversation, messages), policy)
+        labels = {"empty_messages": [messages[i] for i in silent]} if silent else {}
+        pieces.append(Document(conversation, timeline, policy, document.ordinal, k, len(segments), messages, labels))
+    return pieces
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """The files of one converted shard, relative to the stage's directory, with their rows; and its counters."""
+
+    files: dict[str, int]
+    counts: ShardCounts
+
+
+def convert_shard(units: Path, number: int, directory: Path, converter: Converter) -> ShardResult:
+    """Converts one shard of units; every file appears whole or not at all."""
+    from pipeline.shards import TableWriter
+
+    counts = ShardCounts()
+    tokens_name = f"tokens-{converter.tokenizer.name}"
+    metadata = token_grid_metadata(converter.clock)
+    schemas = {
+        "records": RECORDS,
+        tokens_name: TOKENS.with_metadata(metadata),
+        "input-only": RECORDS,
+        "rejects": REJECTS,
+        "ledger": LEDGER,
+    }
+    paths = {name: directory / f"{name}-{number:05d}.parquet" for name in schemas}
+    optional = ("input-only", "rejects")
+    with TableWriter.several({paths[n]: s for n, s in schemas.items()}, optional={paths[n] for n in optional}) as write:
+        for arrow_batch in pq.ParquetFile(units).iter_batches(BATCH_UNITS):
+            batch = converter.convert(arrow_batch.to_pylist())
+            for table in (batch.records, batch.input_only):
+                if violations := record_violations(table):
+                    first = violations[0]
+                    raise ConservationError(f"record {first.record} breaks an invariant ({first.code}): {first.message}")
+            write(paths["records"], batch.records)
+            write(paths[tokens_name], batch.tokens)
+            write(paths["input-only"], batch.input_only)
+            write(paths["rejects"], pa.Table.from_pylist(batch.rejects, schema=REJECTS))
+            write(paths["ledger"], batch.ledger())
+            counts.add(batch.counts)
+    files = {p.name: pq.read_metadata(p).num_rows for p in paths.values() if p.exists()}
+    return ShardResult(files, counts)
+
+
+_worker: Converter | None = None
+
+
+def start_worker(config: ConvertConfig) -> None:
+    """Prepares a worker process: one thread for the tokenizer, loaded once."""
+    global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    pa.set_cpu_count(1)
+    _worker = Converter(config)
+
+
+def convert_in_worker(units: Path, number: int, directory: Path) -> ShardResult:
+    """``convert_shard`` with the worker's converter."""
+    assert _worker is not None
+    return convert_shard(units, number, directory, _worker)

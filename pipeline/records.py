@@ -1,0 +1,308 @@
+"""StreamRecords and TokenGrids as Arrow tables: built from laid-out timelines in batches, and read back as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import xxhash
+
+from pipeline.alignment import VERSION as ALIGNMENT_VERSION
+from pipeline.alignment import AlignSpec
+from pipeline.conversation import Conversation, RecordError, conversation_id, group_of
+from pipeline.layout import Events, lay_out
+from pipeline.tables import LOSS_END_UNTRAINED, LOSS_TARGET, RECORD_SCHEMA_ID, RECORDS, TOKENS, TOKENS_SCHEMA_ID
+from pipeline.timeline import Span, Timeline
+from pipeline.tokenization import Encoded, TextTokenizer, metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One record to be: a timeline with the conversation (or the segment of one) that it tells.
+
+    ``conversation`` is the whole conversation, also where the timeline holds segment ``k`` of ``n``; ``ordinal`` counts
+    the conversations of one source unit; ``messages`` maps the timeline's message indices to the conversation's.
+    """
+
+    conversation: Conversation
+    timeline: Timeline
+    policy: AlignSpec
+    ordinal: int = 0
+    k: int = 1
+    n: int = 1
+    messages: tuple[int, ...] | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The clock of a batch of records: rows are tokens of ``tokenizer``; ``lag`` as in the layout rule."""
+
+    tokenizer: TextTokenizer
+    lag: int = 0
+
+
+def encode_spans(documents: Sequence[Timeline], tokenizer: TextTokenizer) -> tuple[Encoded, list[int]]:
+    """Encodes every span of every timeline at once; the second value is each timeline's first span."""
+    first, texts = [], []
+    for timeline in documents:
+        first.append(len(texts))
+        texts.extend(span.text for span in timeline.spans)
+    return tokenizer.encode(texts), first
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Records and tokens of the same documents, row by row; ``failed``: documents that could not be laid out."""
+
+    records: pa.Table
+    tokens: pa.Table
+    failed: list[tuple[int, RecordError]]
+
+
+def build_tables(documents: Sequence[Document], clock: Clock, encoded: Encoded, first_span: Sequence[int]) -> Tables:
+    """Lays documents out and builds both tables. ``encoded`` and ``first_span`` are those of ``encode_spans``."""
+    failed: list[tuple[int, RecordError]] = []
+    kept: list[int] = []
+    laid: list[Events] = []
+    for i, document in enumerate(documents):
+        try:
+            laid.append(lay_out(document.timeline, encoded, first_span[i], clock.lag))
+            kept.append(i)
+        except RecordError as error:
+            failed.append((i, error))
+    columns = _Columns([documents[i] for i in kept], laid, [first_span[i] for i in kept], encoded, clock)
+    return Tables(columns.records(), columns.tokens(), failed)
+
+
+def token_grid_metadata(clock: Clock) -> dict[bytes, bytes]:
+    """The Parquet metadata of a token file."""
+    value = {"schema": TOKENS_SCHEMA_ID, "lag": clock.lag, **metadata(clock.tokenizer)}
+    return {b"token_grid": json.dumps(value, sort_keys=True, separators=(",", ":")).encode()}
+
+
+class _Columns:
+    """The events of a batch as flat columns, in the order of the records and of (start, stream) within each."""
+
+    def __init__(
+        self, documents: Sequence[Document], laid: Sequence[Events], first_span: Sequence[int], encoded: Encoded, clock: Clock
+    ) -> None:
+        self.documents, self.laid, self.encoded, self.clock = documents, laid, encoded, clock
+        counts = np.fromiter((len(e.span) for e in laid), dtype=np.int64, count=len(laid))
+        self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self.document = np.repeat(np.arange(len(laid)), counts)
+        span_counts = np.fromiter((len(d.timeline.spans) for d in documents), dtype=np.int64, count=len(documents))
+        span_base = np.concatenate([[0], np.cumsum(span_counts)]).astype(np.int64)[:-1]
+        self.spans: list[Span] = [span for d in documents for span in d.timeline.spans]
+
+        local_span = _flat(laid, "span")
+        span = local_span + np.repeat(span_base, counts)
+        start, end = _flat(laid, "start"), _flat(laid, "end")
+        stream = np.fromiter((s.stream for s in self.spans), dtype=np.int64, count=len(self.spans))[span]
+        self.order = np.lexsort((stream, start, self.document))
+        self.span, self.start, self.end, self.stream = span[self.order], start[self.order], end[self.order], stream[self.order]
+        encoded_span = (local_span + np.repeat(np.array(first_span, dtype=np.int64), counts))[self.order]
+        self.first_token = encoded.offsets[encoded_span] + _flat(laid, "first_token")[self.order]
+        self.token_count = _flat(laid, "tokens")[self.order]
+        self.final = _flat(laid, "final").astype(bool)[self.order]
+        self.is_output = np.fromiter(
+            (d.timeline.streams[s.stream].direction == "output" for d in documents for s in d.timeline.spans),
+            dtype=bool,
+            count=len(self.spans),
+        )[self.span]
+        self.weight = np.fromiter((s.weight for s in self.spans), dtype=np.float32, count=len(self.spans))[self.span]
+        interrupted = np.fromiter((s.interrupted for s in self.spans), dtype=bool, count=len(self.spans))
+        last_of_span = np.append(span[1:] != span[:-1], True) if len(span) else np.zeros(0, dtype=bool)
+        self.interrupted = (interrupted[span] & last_of_span)[self.order]
+        self.rows = np.maximum.reduceat(self.end, self.offsets[:-1]) if len(laid) else np.zeros(0, dtype=np.int64)
+
+    def records(self) -> pa.Table:
+        documents, clock = self.documents, self.clock
+        ids = [conversation_id(d.conversation) for d in documents]
+        count = len(documents)
+        clock_value = {
+            "unit": "token",
+            "tokenizer": clock.tokenizer.name,
+            "tokenizer_sha256": clock.tokenizer.sha256,
+            "ms_per_row": None,
+            "lag": clock.lag,
+        }
+        columns = {
+            "schema": [RECORD_SCHEMA_ID] * count,
+            "id": [record_id(d, c, clock) for d, c in zip(documents, ids, strict=True)],
+            "conversation_id": ids,
+            "group": [group_of(d.conversation) for d in documents],
+            "streams": self._streams(),
+            "clock": [clock_value] * count,
+            "rows": self.rows,
+            "segment": [{"k": d.k, "n": d.n} for d in documents],
+            "events": self._events(),
+            "alignment": [
+                {"policy": d.policy.policy, "version": ALIGNMENT_VERSION, "params": d.policy.params} for d in documents
+            ],
+            "sources": [
+                [
+                    {"corpus": s.corpus, "path": s.path, "index": s.index, "format": s.format, "license": s.license, "sha256": s.sha256}
+                    for s in d.conversation.sources
+                ]
+                for d in documents
+            ],
+            "parts": [_parts(d) for d in documents],
+            "extra": [orjson.dumps(d.conversation.extra).decode() for d in documents],
+            "labels": [orjson.dumps(d.labels, option=orjson.OPT_SORT_KEYS).decode() for d in documents],
+        }
+        return pa.table([_array(columns[f.name], f.type) for f in RECORDS], schema=RECORDS)
+
+    def _streams(self) -> list[list[dict[str, Any]]]:
+        return [
+            [{"name": s.name, "role": s.role, "slot": s.slot, "direction": s.direction} for s in d.timeline.streams]
+            for d in self.documents
+        ]
+
+    def _events(self) -> pa.Array:
+        spans = self.spans
+        texts = [spans[s].text for s in self.span.tolist()]
+        low, high = _flat(self.laid, "low")[self.order].tolist(), _flat(self.laid, "high")[self.order].tolist()
+        message_maps = [d.messages for d in self.documents for _ in d.timeline.spans]
+        message = [
+            None if span.message is None else (span.message if where is None else where[span.message])
+            for span, where in zip(spans, message_maps, strict=True)
+        ]
+        struct = RECORDS.field("events").type.value_type
+        values: dict[str, Any] = {
+            "stream": self.stream,
+            "message": _take(message, self.span, pa.int32()),
+            "part": _take([s.part for s in spans], self.span, pa.int32()),
+            "call": _take([s.call for s in spans], self.span, pa.int32()),
+            "start": self.start,
+            "end": self.end,
+            "kind": _take([s.kind for s in spans], self.span, pa.string()),
+            "final": self.final,
+            "interrupted": self.interrupted,
+            "text": [text if a == 0 and b == len(text) else text[a:b] for text, a, b in zip(texts, low, high, strict=True)],
+            "weight": self.weight,
+            "time_ms": _take([s.time_ms for s in spans], self.span, pa.int64()),
+            "after": self._after(),
+            "lexical": pa.nulls(len(self.span), pa.string()),
+            "gain": pa.nulls(len(self.span), pa.float32()),
+            "judged": pa.nulls(len(self.span), pa.string()),
+        }
+        flat = pa.StructArray.from_arrays([_array(values[f.name], f.type) for f in struct], fields=list(struct))
+        return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), flat, type=RECORDS.field("events").type)
+
+    def _after(self) -> pa.Array:
+        base = self.offsets[:-1][self.document] if len(self.document) else np.zeros(0, dtype=np.int64)
+        rank = np.empty(len(self.order), dtype=np.int64)
+        rank[self.order] = np.arange(len(self.order))
+        lists = [waits for e in self.laid for waits in e.after]
+        counts = np.fromiter((len(w) for w in lists), dtype=np.int64, count=len(lists))
+        values = np.fromiter((a for w in lists for a in w), dtype=np.int64, count=int(counts.sum()))
+        owner = np.repeat(np.arange(len(lists)), counts)
+        values = rank[values + base[owner]] - base[owner] if len(values) else values
+        by_event = np.lexsort((values, rank[owner])) if len(values) else np.zeros(0, dtype=np.int64)
+        offsets = np.concatenate([[0], np.cumsum(counts[self.order])]) if len(lists) else np.zeros(1, dtype=np.int64)
+        type_ = RECORDS.field("events").type.value_type.field("after").type
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values[by_event], pa.int32()), type=type_)
+
+    def tokens(self) -> pa.Table:
+        cells = self.end - self.start
+        total = int(cells.sum())
+        within = np.arange(total) - np.repeat(np.cumsum(cells) - cells, cells)
+        index = np.repeat(self.first_token, cells) + within
+        is_text = within < np.repeat(self.token_count, cells)
+        ids = np.full(total, self.clock.tokenizer.eom_id, dtype=np.int32)
+        ids[is_text] = self.encoded.ids[index[is_text]]
+        trained = self.is_output & (self.weight > 0)
+        loss = np.repeat(np.where(trained, LOSS_TARGET, 0).astype(np.uint8), cells)
+        cut = self.interrupted & self.is_output & (cells > 0)
+        loss[(np.cumsum(cells) - 1)[cut]] |= LOSS_END_UNTRAINED
+        row = np.repeat(self.start, cells) + within
+        stream = np.repeat(self.stream, cells)
+        document = np.repeat(self.document, cells)
+        order = np.lexsort((stream, row, document))
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(document, minlength=len(self.documents)))])
+        lists = {
+            "token_ids": ids[order],
+            "token_rows": row[order],
+            "token_streams": stream[order],
+            "token_loss": loss[order],
+        }
+        columns: dict[str, Any] = {
+            "id": [record_id(d, conversation_id(d.conversation), self.clock) for d in self.documents],
+            "conversation_id": [conversation_id(d.conversation) for d in self.documents],
+            "group": [group_of(d.conversation) for d in self.documents],
+            "rows": self.rows,
+            "streams": self._streams(),
+        }
+        arrays = []
+        for f in TOKENS:
+            if f.name in lists:
+                values = pa.array(lists[f.name].astype(f.type.value_type.to_pandas_dtype()), f.type.value_type)
+                arrays.append(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=f.type))
+            else:
+                arrays.append(_array(columns[f.name], f.type))
+        return pa.table(arrays, schema=TOKENS)
+
+
+def _flat(laid: Sequence[Events], name: str) -> npt.NDArray[np.int64]:
+    lists = [getattr(e, name) for e in laid]
+    return np.fromiter((v for values in lists for v in values), dtype=np.int64, count=sum(len(v) for v in lists))
+
+
+def _take(values: list[Any], index: npt.NDArray[np.int64], type_: pa.DataType) -> pa.Array:
+    return pa.array(values, type_).take(pa.array(index))
+
+
+def _array(values: Any, type_: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    if isinstance(values, np.ndarray):
+        return pa.array(values).cast(type_)
+    return pa.array(values, type_)
+
+
+def _parts(document: Document) -> list[dict[str, Any]]:
+    where = document.messages
+    return [
+        {
+            "message": span.message if where is None or span.message is None else where[span.message],
+            "part": span.part,
+            "added": span.added,
+            "sha256": hashlib.sha256(span.text.encode()).hexdigest(),
+        }
+        for span in document.timeline.spans
+        if span.kind != "header"
+    ]
+
+
+def record_id(document: Document, conversation: str, clock: Clock) -> str:
+    """xxh3-128 (hex) of the conversation, the alignment, the tokenizer, the source pointer and the segment."""
+    policy = document.policy
+    identity = [
+        conversation,
+        [policy.policy, ALIGNMENT_VERSION, policy.params],
+        [clock.tokenizer.sha256, clock.lag],
+        [[s.corpus, s.path, s.index] for s in document.conversation.sources],
+        [document.ordinal, document.k, document.n],
+    ]
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(identity))
+
+
+def to_json(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Records as JSON values, in order (``schemas/stream_record.schema.json``)."""
+    import io
+
+    import polars as pl
+
+    buffer = io.BytesIO()
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    frame.write_ndjson(buffer)
+    return (orjson.loads(line) for line in buffer.getvalue().splitlines())

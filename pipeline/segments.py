@@ -1,0 +1,75 @@
+"""Segments: conversations longer than the window are cut between turns; nothing is dropped.
+
+Every segment repeats the leading system messages and the tool definitions, and its rows start from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.conversation import Conversation, Message, RecordError
+
+
+def leading(conversation: Conversation) -> int:
+    """How many system messages the conversation starts with: the part that every segment repeats."""
+    return next((i for i, m in enumerate(conversation.messages) if m.role != "system"), len(conversation.messages))
+
+
+def cut_segments(conversation: Conversation, cells: Sequence[int], fixed: int, max_cells: int) -> list[tuple[int, ...]]:
+    """The message indices of each segment, the repeated ones first.
+
+    ``cells[i]`` are the cells of message ``i``; ``fixed`` those of the tool definitions, which every segment holds. Cuts
+    lie before a user's turn where that is enough, else before an assistant's message that no call is open at. Raises
+    RecordError (``exceeds_window``) if a piece that cannot be cut is longer than ``max_cells``.
+    """
+    head = leading(conversation)
+    room = max_cells - fixed - sum(cells[:head])
+    segments: list[list[int]] = []
+    size = 0
+    for turn in _turns(conversation, head):
+        turn_size = sum(cells[i] for i in turn)
+        pieces = [turn] if turn_size <= room else _steps(conversation.messages, turn)
+        for piece in pieces:
+            piece_size = sum(cells[i] for i in piece)
+            if piece_size > room:
+                raise RecordError(
+                    "exceeds_window",
+                    f"messages {piece[0]} to {piece[-1]} need {piece_size} cells, {max(room, 0)} are left of {max_cells}",
+                )
+            if not segments or size + piece_size > room:
+                segments.append([])
+                size = 0
+            segments[-1].extend(piece)
+            size += piece_size
+    return [(*range(head), *segment) for segment in segments]
+
+
+def segment_of(conversation: Conversation, messages: Sequence[int]) -> Conversation:
+    """The conversation with only the given messages."""
+    return replace(conversation, messages=tuple(conversation.messages[i] for i in messages))
+
+
+def _turns(conversation: Conversation, head: int) -> list[list[int]]:
+    """Runs of messages that start where a user speaks after someone else."""
+    turns: list[list[int]] = []
+    for i in range(head, len(conversation.messages)):
+        starts = conversation.messages[i].role == "user" and (i == head or conversation.messages[i - 1].role != "user")
+        if starts or not turns:
+            turns.append([])
+        turns[-1].append(i)
+    return turns
+
+
+def _steps(messages: Sequence[Message], turn: Sequence[int]) -> list[list[int]]:
+    """A turn cut before assistant messages at which every call that will be answered has been."""
+    steps: list[list[int]] = []
+    open_calls = 0
+    for i in turn:
+        if not steps or (messages[i].role == "assistant" and open_calls <= 0 and messages[i - 1].role != "user"):
+            steps.append([])
+            open_calls = 0
+        steps[-1].append(i)
+        open_calls += sum(part.kind == "tool_call" for part in messages[i].parts)
+        open_calls -= sum(part.kind == "tool_result" for part in messages[i].parts)
+    return steps

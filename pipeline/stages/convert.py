@@ -1,0 +1,119 @@
+"""The convert stage: shards of source units become shards of records and tokens, one worker process per core."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pipeline.conservation import recount_convert
+from pipeline.convert import Converter, ConvertConfig, ShardCounts, ShardResult, convert_in_worker, convert_shard, start_worker
+from pipeline.errors import PipelineError
+from pipeline.manifest import Output, Result, damaged, fingerprint, output_of, publish_text, run_stage
+from pipeline.tokenization import load_tokenizer, metadata
+
+STAGE, VERSION = "convert", 1
+
+Progress = Callable[[ShardCounts], None]
+
+
+def convert_stage(
+    ingest: Result,
+    directory: Path,
+    config: ConvertConfig,
+    max_rejected_fraction: float = 0.05,
+    workers: int = 0,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Converts every shard of ``ingest``; finished shards of an interrupted run are kept. ``workers`` 0: one per core.
+
+    Raises PipelineError when more than ``max_rejected_fraction`` of the units are rejected, with the commonest reasons.
+    """
+    settings = {**asdict(config), "exclude_ids": sorted(config.exclude_ids), "tokenizer": metadata(load_tokenizer(config.tokenizer))}
+    digests = {Path(o.path).name: o.sha256 for o in ingest.manifest.outputs if o.path.startswith("units-")}
+
+    def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        total = ShardCounts()
+        outputs: list[Output] = []
+        shards = ingest.manifest.paths(ingest.directory, "units-")
+        todo: list[tuple[int, Path, str]] = []
+        for number, path in enumerate(shards):
+            key = fingerprint(STAGE, VERSION, settings, {path.name: digests[path.name]})
+            done = None if fresh else _finished(directory, number, key)
+            if done is None:
+                todo.append((number, path, key))
+            else:
+                outputs.extend(done[0])
+                total.add(done[1])
+                if progress:
+                    progress(done[1])
+        for number, key, result in _run(todo, directory, config, workers):
+            shard_outputs = [output_of(directory / name, directory, rows) for name, rows in sorted(result.files.items())]
+            _remember(directory, number, key, shard_outputs, result.counts)
+            outputs.extend(shard_outputs)
+            total.add(result.counts)
+            if progress:
+                progress(result.counts)
+        counters = {**asdict(total), "reject_reasons": dict(total.reject_reasons.most_common())}
+        counters |= {"in": total.units, "out": total.records}
+        recount = recount_convert(ingest.directory, directory)
+        if (recount["in"], recount["records"]) != (total.units, total.records):
+            raise PipelineError(f"convert counted {total.units} units and {total.records} records, on disk are {recount}")
+        _refuse_too_many(total, max_rejected_fraction)
+        return sorted(outputs, key=lambda o: o.path), counters, {"recount": recount}
+
+    return run_stage(directory, STAGE, VERSION, settings, {"ingest": ingest.manifest.digest()}, work, fresh)
+
+
+def _run(
+    todo: list[tuple[int, Path, str]], directory: Path, config: ConvertConfig, workers: int
+) -> Iterator[tuple[int, str, ShardResult]]:
+    processes = min(workers or os.cpu_count() or 1, len(todo))
+    if processes <= 1:
+        converter = Converter(config)
+        for number, path, key in todo:
+            yield number, key, convert_shard(path, number, directory, converter)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), start_worker, (config,)) as pool:
+        futures = {pool.submit(convert_in_worker, path, number, directory): (number, key) for number, path, key in todo}
+        try:
+            for future in as_completed(futures):
+                number, key = futures[future]
+                yield number, key, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _refuse_too_many(total: ShardCounts, limit: float) -> None:
+    if total.units and total.rejected > limit * total.units:
+        reasons = ", ".join(f"{count} {code}" for code, count in total.reject_reasons.most_common(5))
+        raise PipelineError(
+            f"{total.rejected} of {total.units} units were rejected ({reasons}), more than max_rejected_fraction = {limit}; "
+            f"see rejects-*.parquet"
+        )
+
+
+def _remember(directory: Path, number: int, key: str, outputs: list[Output], counts: ShardCounts) -> None:
+    value = {"fingerprint": key, "outputs": [asdict(o) for o in outputs], "counts": asdict(counts)}
+    publish_text(directory / "shards" / f"{number:05d}.json", json.dumps(value))
+
+
+def _finished(directory: Path, number: int, key: str) -> tuple[list[Output], ShardCounts] | None:
+    try:
+        value = json.loads((directory / "shards" / f"{number:05d}.json").read_text())
+        outputs = [Output(**o) for o in value["outputs"]]
+        counts = ShardCounts()
+        for name, count in value["counts"].items():
+            if name == "reject_reasons":
+                counts.reject_reasons.update(count)
+            else:
+                setattr(counts, name, count)
+        return (outputs, counts) if value["fingerprint"] == key and not damaged(directory, outputs) else None
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,57 @@
+"""The dataset stage: the records of conversion and synthesis, split by group and shuffled into final shards."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.conservation import recount_dataset
+from pipeline.errors import PipelineError
+from pipeline.manifest import Output, Result, output_of, run_stage
+from pipeline.shards import ShuffleConfig, shuffle_and_split
+from pipeline.tables import RECORDS, TOKENS
+
+STAGE, VERSION = "dataset", 1
+
+
+def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConfig, fresh: bool = False) -> Result:
+    """Shuffles the ``records-*`` and ``tokens-*`` shards of the input stages into ``directory/{train,test}``."""
+    named = {i.manifest.stage: i for i in inputs}
+    digests = {name: i.manifest.digest() for name, i in named.items()}
+
+    def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        records = {name: i.manifest.paths(i.directory, "records-") for name, i in named.items()}
+        tokens = [p for i in named.values() for p in i.manifest.paths(i.directory, "tokens-")]
+        all_records = [p for paths in records.values() for p in paths]
+        if not any(pq.read_metadata(p).num_rows for p in all_records):
+            raise PipelineError("no record is left to make a data set of")
+        metadata, name = _token_identity(tokens)
+        scratch = directory / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        for split in ("train", "test"):
+            shutil.rmtree(directory / split, ignore_errors=True)
+        schemas = {"records": RECORDS, name: TOKENS.with_metadata(metadata)}
+        written = shuffle_and_split({"records": all_records, name: tokens}, schemas, scratch, directory, config)
+        shutil.rmtree(scratch, ignore_errors=True)
+        recount = recount_dataset(list(records.items()), directory)
+        total = sum(count for side, count in recount.items() if side.startswith("in_"))
+        counters = {"in": total, "out": recount["train"] + recount["test"], "rejected": 0, **recount}
+        return [output_of(path, directory, rows) for path, rows in written], counters, {}
+
+    return run_stage(directory, STAGE, VERSION, asdict(config), digests, work, fresh)
+
+
+def _token_identity(tokens: Sequence[Path]) -> tuple[dict[bytes, bytes], str]:
+    """The shared ``token_grid`` metadata and the table's name; all inputs must be of one tokenizer."""
+    found = {(pq.read_schema(p).metadata or {}).get(b"token_grid"): p.name.rsplit("-", 1)[0] for p in tokens}
+    if len(found) != 1:
+        raise PipelineError("the input stages were tokenized differently: " + ", ".join(sorted(set(found.values()))))
+    (value, name), *_ = found.items()
+    if value is None:
+        raise PipelineError(f"{tokens[0]} has no token_grid metadata")
+    return {b"token_grid": value}, name

@@ -1,0 +1,62 @@
+"""Where text may be cut. Every function returns end offsets in characters, ascending, the last one ``len(text)``.
+
+Cuts lie before white space and on grapheme boundaries; pieces are slices of the text, so they always join to it again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import regex
+
+ChunkUnit = Literal["sentence", "paragraph"]
+
+#: A sentence longer than this is cut at its clauses too (JSON text has no sentences).
+LONG_SENTENCE = 160
+
+_NEWLINES = re.compile(r"\s*\n")
+_PARAGRAPHS = re.compile(r"\s*\n\s*\n")
+_CLAUSE = re.compile(r"[,;:](?=\s)|[，；：、]|\}(?=,)")
+_GRAPHEME = regex.compile(r"\X")
+
+
+def cut(text: str, unit: ChunkUnit) -> list[int]:
+    """End offsets of the sentences (lines, and clauses of long sentences) or paragraphs of ``text``."""
+    if unit == "paragraph":
+        ends = {match.start() for match in _PARAGRAPHS.finditer(text)}
+    else:
+        ends = _sentence_ends(text)
+    ends.discard(0)
+    ends.add(len(text))
+    return sorted(end for end in ends if end == len(text) or is_grapheme_boundary(text, end))
+
+
+def _sentence_ends(text: str) -> set[int]:
+    from sentencex import get_sentence_boundaries
+
+    ends = {match.start() for match in _NEWLINES.finditer(text)}
+    for boundary in get_sentence_boundaries("en", text):
+        end = boundary["end_index"]
+        while end > 0 and text[end - 1].isspace():
+            end -= 1
+        ends.add(end)
+    start = 0
+    for end in sorted(ends | {len(text)}):
+        if end - start > LONG_SENTENCE:
+            ends.update(match.end() for match in _CLAUSE.finditer(text, start, end))
+        start = end
+    return ends
+
+
+def is_grapheme_boundary(text: str, offset: int) -> bool:
+    """Whether ``offset`` splits no user-perceived character (UAX #29). Exact where the character before starts one."""
+    if not 0 < offset < len(text):
+        return True
+    before, after = text[offset - 1], text[offset]
+    if after < "\u0300" and before < "\u0300":
+        return not (before == "\r" and after == "\n")
+    if after.isspace():
+        return True
+    start = max(0, offset - 16)
+    return any(match.start() == offset for match in _GRAPHEME.finditer(text, start, min(len(text), offset + 2)))

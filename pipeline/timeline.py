@@ -1,0 +1,199 @@
+"""Timeline: chunks on named streams, each with the chunks that must have ended before it starts.
+
+A conversation becomes *spans* (one per part: the unit of encoding) on streams; an alignment policy cuts spans into chunks
+and says, per chunk, what it waits for. No rows yet: those are the layout's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pipeline.conversation import Conversation, Message, Part
+
+Direction = Literal["input", "output"]
+Kind = Literal["header", "message", "tool_call", "tool_result", "note"]
+QuestionOrder = Literal["first", "last"]
+
+#: Streams of a converted conversation, in the order of their columns; tool slots come last.
+STREAM_ORDER: tuple[tuple[str, Direction], ...] = (
+    ("system", "input"),
+    ("user", "input"),
+    ("thought", "output"),
+    ("assistant", "output"),
+    ("call", "output"),
+    ("tool", "input"),
+)
+_DIRECTION: dict[str, Direction] = dict(STREAM_ORDER)
+_RANK = {role: rank for rank, (role, _) in enumerate(STREAM_ORDER)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One column of the record. ``name`` is the role, with the slot where a role has several (``tool/1``)."""
+
+    name: str
+    role: str
+    slot: int
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One unit of encoding on one stream: a part, a tool result's header, or the tool definitions.
+
+    ``message`` and ``part`` point into the conversation (None for the tool definitions), ``call`` is the ordinal of the
+    call within the record. ``ends``: an end-of-message cell follows. ``source_kind`` is the kind of the part it came from.
+    """
+
+    stream: int
+    message: int | None
+    part: int | None
+    kind: Kind
+    text: str
+    ends: bool = True
+    call: int | None = None
+    interrupted: bool = False
+    weight: float = 1.0
+    time_ms: int | None = None
+    added: str = ""
+    source_kind: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Chunks in source order. Chunk ``c`` is ``spans[chunk_span[c]].text[previous end : chunk_end[c]]``.
+
+    ``after[c]``: indices of the chunks that must have ended before chunk ``c`` starts, ascending. Chunks of one span are
+    consecutive and in order; an earlier chunk of the same stream is always waited for and need not be named.
+    ``earliest[c]``: the first row it may start at.
+    """
+
+    streams: tuple[Stream, ...]
+    spans: tuple[Span, ...]
+    chunk_span: list[int]
+    chunk_end: list[int]
+    after: list[tuple[int, ...]]
+    earliest: list[int] | None = None
+
+
+def spans_of(conversation: Conversation, question: QuestionOrder = "first") -> tuple[tuple[Stream, ...], tuple[Span, ...], list[int]]:
+    """The streams and spans of a conversation, in source order, and the indices of the messages that say nothing.
+
+    ``question``: whether the text of an input message with context parts is laid out before or after the context.
+    """
+    calls = _CallBook(conversation.messages)
+    spans: list[tuple[str, int, Span]] = []
+    silent: list[int] = []
+    leading_system = next((i for i, m in enumerate(conversation.messages) if m.role != "system"), len(conversation.messages))
+    for index, message in enumerate(conversation.messages):
+        if index == leading_system and conversation.tools:
+            spans.append(("system", 0, _tools_span(conversation.tools)))
+        before = len(spans)
+        for part_index in _part_order(message, question):
+            spans.extend(_part_spans(message, index, part_index, calls))
+        if len(spans) == before:
+            silent.append(index)
+    if conversation.tools and leading_system == len(conversation.messages):
+        spans.append(("system", 0, _tools_span(conversation.tools)))
+    streams = tuple(
+        Stream(f"{role}/{slot}" if role == "tool" else role, role, slot, _DIRECTION[role])
+        for role, slot in sorted({(role, slot) for role, slot, _ in spans}, key=lambda rs: (_RANK[rs[0]], rs[1]))
+    )
+    column = {(stream.role, stream.slot): i for i, stream in enumerate(streams)}
+    return streams, tuple(replace(span, stream=column[role, slot]) for role, slot, span in spans), silent
+
+
+def _tools_span(tools: str) -> Span:
+    return Span(stream=0, message=None, part=None, kind="note", text=tools, source_kind="tools")
+
+
+def _part_order(message: Message, question: QuestionOrder) -> Sequence[int]:
+    indices = range(len(message.parts))
+    if question == "last" and message.role != "assistant" and any(p.kind == "context" for p in message.parts):
+        return sorted(indices, key=lambda i: message.parts[i].kind != "context")
+    return indices
+
+
+def _part_spans(message: Message, index: int, part_index: int, calls: _CallBook) -> list[tuple[str, int, Span]]:
+    part = message.parts[part_index]
+
+    def span(kind: Kind, text: str, **more: object) -> Span:
+        return Span(
+            0, index, part_index, kind, text, ends=not part.interrupted, interrupted=part.interrupted, weight=message.weight,
+            time_ms=message.started_ms, source_kind=part.kind, **more,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    if part.kind == "tool_call":
+        text = f"{part.name}\n{part.text}"
+        return [("call", 0, span("tool_call", text, call=calls.ordinal[index, part_index], added="\n"))]
+    if part.kind == "tool_result":
+        call, slot, name = calls.result(index, part_index)
+        title = f"{name}#{call}" if call is not None else name
+        header = Span(0, index, part_index, "header", title, ends=False, call=call, weight=0.0, source_kind="header")
+        return [("tool", slot, header), ("tool", slot, span("tool_result", part.text, call=call))]
+    if not part.text:
+        return []
+    role = {"assistant": "thought" if part.kind == "thinking" else "assistant", "tool": "tool"}.get(message.role, message.role)
+    return [(role, 0, span("message", part.text))]
+
+
+class _CallBook:
+    """Pairs results with calls and gives every answered call a slot, as many as are in flight at once.
+
+    A result belongs to the nearest earlier open call with its id (ids are reused inside conversations), or, without an
+    id, to the first open call. Calls are numbered from 0 in order.
+    """
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.ordinal: dict[tuple[int, int], int] = {}
+        self._results: dict[tuple[int, int], tuple[int | None, str]] = {}
+        names: list[str] = []
+        opened: list[tuple[int, str | None]] = []
+        answered: dict[int, tuple[int, int]] = {}
+        for m, message in enumerate(messages):
+            for p, part in enumerate(message.parts):
+                if part.kind == "tool_call":
+                    self.ordinal[m, p] = len(names)
+                    opened.append((len(names), part.call_id))
+                    names.append(part.name or "")
+                elif part.kind == "tool_result":
+                    call = _pair(opened, part)
+                    self._results[m, p] = (call, part.name or message.name or (names[call] if call is not None else "tool"))
+                    if call is not None:
+                        answered[call] = (m, p)
+        self._slot = _slots(messages, self.ordinal, answered)
+
+    def result(self, message: int, part: int) -> tuple[int | None, int, str]:
+        """Ordinal of the call that a result answers (None for none), its slot, and the tool's name."""
+        call, name = self._results[message, part]
+        return call, self._slot.get(call, 0) if call is not None else 0, name
+
+
+def _pair(opened: list[tuple[int, str | None]], part: Part) -> int | None:
+    if part.call_id is None:
+        return opened.pop(0)[0] if opened else None
+    for i in range(len(opened) - 1, -1, -1):
+        if opened[i][1] == part.call_id:
+            return opened.pop(i)[0]
+    for i, (_, call_id) in enumerate(opened):
+        if call_id is None:
+            return opened.pop(i)[0]
+    return None
+
+
+def _slots(
+    messages: Sequence[Message], ordinal: dict[tuple[int, int], int], answered: dict[int, tuple[int, int]]
+) -> dict[int, int]:
+    slot: dict[int, int] = {}
+    busy: set[int] = set()
+    ends = {where: call for call, where in answered.items()}
+    for m, message in enumerate(messages):
+        for p in range(len(message.parts)):
+            if (call := ordinal.get((m, p))) is not None and call in answered:
+                slot[call] = next(i for i in range(len(busy) + 1) if i not in busy)
+                busy.add(slot[call])
+            elif (m, p) in ends:
+                busy.discard(slot[ends[m, p]])
+    return slot
