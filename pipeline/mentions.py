@@ -23,6 +23,8 @@ _LIST_MARK = re.compile(r"(?:^|\n)[ \t>*-]*\(?\d{1,2}[.):](?=\s|$)")
 _QUOTED = re.compile(r"\"([^\"\n]{2,80})\"|“([^”\n]{2,80})”|`([^`\n]{2,80})`|「([^」\n]{2,80})」|«([^»\n]{2,80})»")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:\n。！？]|[-*•]\s)[\s\"'“(*_#>]*$")
 
+_NEGATION = re.compile(r"\b(?:not|no|never|none|nor|neither|without|cannot|false|null|unable)\b|n['’]t\b|[不没無无]", re.IGNORECASE)
+
 _STOP = frozenset(
     """a about above after again all also am an and any are as at be because been before being below between both but by
     can could did do does doing down during each either few for from further get had has have having he her here hers him
@@ -121,6 +123,11 @@ def ngrams(text: str, n: int = 5, cjk: int = 8) -> frozenset[str]:
         if sum(word not in _STOP for word in gram) >= 3:
             grams.add(" ".join(gram))
     return frozenset(grams)
+
+
+def denies(text: str) -> bool:
+    """Whether the text holds a negation (English, and the commonest of Chinese and Japanese)."""
+    return _NEGATION.search(text) is not None
 
 
 def _bigrams(run: str) -> list[str]:

@@ -83,10 +83,9 @@ class ShuffleConfig:
     shard_rows: int = 10_000
 
 
-def split_of(groups: Sequence[str], config: ShuffleConfig) -> npt.NDArray[np.bool_]:
-    """True for groups of the test split: a hash of the group, so that one group is never on both sides."""
-    limit = int(config.test_fraction * 2**64)
-    return np.array([xxhash.xxh3_64_intdigest(g.encode(), seed=config.seed) < limit for g in groups], dtype=bool)
+def group_hashes(groups: Sequence[str], config: ShuffleConfig) -> npt.NDArray[np.uint64]:
+    """A seeded hash of every group: which side of the split it is on depends on nothing else."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(g.encode(), seed=config.seed) for g in groups), dtype=np.uint64, count=len(groups))
 
 
 def shuffle_keys(ids: Sequence[str], config: ShuffleConfig) -> npt.NDArray[np.uint64]:
@@ -102,11 +101,11 @@ def shuffle_and_split(
     Rows are dealt to buckets by ranges of their key, then each bucket is sorted: memory is bounded by one shard, and the
     result depends on the records and the seed alone. Returns the files with their rows.
     """
-    totals = _count_splits(next(iter(tables.values())), config)
+    limit, totals = _plan_split(next(iter(tables.values())), config)
     shards = {split: max(1, -(-total // config.shard_rows)) for split, total in totals.items() if total}
     written: list[tuple[Path, int]] = []
     for name, paths in tables.items():
-        buckets = _deal(name, paths, schemas[name], scratch, shards, config)
+        buckets = _deal(name, paths, schemas[name], scratch, shards, limit, config)
         for split, count in shards.items():
             for i in range(count):
                 path = out / split / f"{name}-{i:05d}-of-{count:05d}.parquet"
@@ -120,18 +119,38 @@ def shuffle_and_split(
     return written
 
 
-def _count_splits(paths: list[Path], config: ShuffleConfig) -> dict[str, int]:
-    totals = {"train": 0, "test": 0}
+def _plan_split(paths: list[Path], config: ShuffleConfig) -> tuple[np.uint64, dict[str, int]]:
+    """Groups whose hash is below the limit are the test split; how many records each split gets.
+
+    Where no group of a small data set falls below it, the group with the lowest hash is the test split, if there is
+    another one to train on.
+    """
+    limit = np.uint64(min(int(config.test_fraction * 2**64), 2**64 - 1))
+    lowest: dict[int, int] = {}
+    test = total = 0
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(8192, columns=["group"]):
-            test = int(split_of(batch.column("group").to_pylist(), config).sum())
-            totals["test"] += test
-            totals["train"] += batch.num_rows - test
-    return totals
+            hashes = group_hashes(batch.column("group").to_pylist(), config)
+            test += int((hashes < limit).sum())
+            total += len(hashes)
+            values, counts = np.unique(hashes, return_counts=True)
+            for value, count in zip(values[:2].tolist(), counts[:2].tolist(), strict=True):
+                lowest[value] = lowest.get(value, 0) + count
+            lowest = dict(sorted(lowest.items())[:2])
+    if test == 0 and limit and len(lowest) == 2:
+        first = min(lowest)
+        limit, test = np.uint64(first + 1), lowest[first]
+    return limit, {"train": total - test, "test": test}
 
 
 def _deal(
-    name: str, paths: list[Path], schema: pa.Schema, scratch: Path, shards: dict[str, int], config: ShuffleConfig
+    name: str,
+    paths: list[Path],
+    schema: pa.Schema,
+    scratch: Path,
+    shards: dict[str, int],
+    limit: np.uint64,
+    config: ShuffleConfig,
 ) -> dict[str, list[Path]]:
     buckets = {split: [scratch / f"{name}-{split}-{i}.arrow" for i in range(count)] for split, count in shards.items()}
     scratch.mkdir(parents=True, exist_ok=True)
@@ -144,7 +163,7 @@ def _deal(
         for path in paths:
             for batch in pq.ParquetFile(path).iter_batches(1024):
                 table = pa.Table.from_batches([batch]).cast(schema)
-                test = split_of(table.column("group").to_pylist(), config)
+                test = group_hashes(table.column("group").to_pylist(), config) < limit
                 keys = shuffle_keys(table.column("id").to_pylist(), config)
                 for split, count in shards.items():
                     mine = np.flatnonzero(test == (split == "test"))

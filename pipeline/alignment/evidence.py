@@ -1,7 +1,7 @@
 """evidence: reading overlaps with speaking only where what is said is grounded in what has been read.
 
-Applies to data that arrives after the request is known: context passages and tool results (with ``over=all`` also to the
-request itself). An output chunk starts once everything it mentions has been read or said, if what is found covers most
+Applies to data that arrives after the request is known: tool results, on demand also context passages and the request
+itself (``over``). An output chunk starts once everything it mentions has been read or said, if what is found covers most
 of it and the reading grounds some of it; anything else waits for all its author had read. Finding evidence is necessary
 for honesty, not sufficient: the leak detectors look again.
 """
@@ -21,21 +21,29 @@ from pipeline.timeline import Span, Stream
 
 NAME = "evidence"
 
+_READING = {
+    "results": ("tool_result",),
+    "data": ("tool_result", "context"),
+    "all": ("tool_result", "context", "text"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Params:
     """``min_coverage``: share of an output chunk's content words that must be found (0 to 1); ``chunk``: unit of cuts;
-    ``over``: ``data`` (context and tool results) or ``all`` (also the user's own words)."""
+    ``over``: what may overlap with speaking: ``results`` (of tools), ``data`` (also context passages) or ``all`` (also
+    the user's own words). A passage that asks the question which its end answers ("we studied whether…") shares its words
+    with the conclusion, so context is not in the default."""
 
     min_coverage: float = 0.8
     chunk: ChunkUnit = "sentence"
-    over: Literal["data", "all"] = "data"
+    over: Literal["results", "data", "all"] = "results"
 
 
 def _is_reading(span: Span, params: Params, stream: Stream) -> bool:
     if stream.role == "system" or span.message is None:
         return False
-    return span.source_kind in ("context", "tool_result") or (params.over == "all" and span.source_kind == "text")
+    return span.source_kind in _READING[params.over]
 
 
 def cuts(streams: Sequence[Stream], spans: Sequence[Span], params: Params) -> dict[int, ChunkUnit]:
