@@ -96,8 +96,13 @@ class Conversation:
     sources: tuple[Source, ...] = ()
 
     def has_output(self) -> bool:
-        """Whether any part would be spoken by the model."""
-        return any(message.role == "assistant" and message.parts for message in self.messages)
+        """Whether the model says anything."""
+        return any(
+            part.kind == "tool_call" or (part.text and part.kind != "media")
+            for message in self.messages
+            if message.role == "assistant"
+            for part in message.parts
+        )
 
 
 _PART_DEFAULTS = (("name", None), ("call_id", None), ("error", False), ("before", ""), ("after", ""), ("source", None), ("interrupted", False))
@@ -160,8 +165,11 @@ def group_of(conversation: Conversation) -> str:
     """What must stay on one side of a split: the converter's group, else the hash of the normalized first input."""
     if conversation.group is not None:
         return conversation.group
-    first = next((_input_text(m) for m in conversation.messages if m.role == "user" and m.parts), "")
-    return "input:" + xxhash.xxh3_128_hexdigest(" ".join(first.casefold().split()).encode())
+    words = (" ".join(_input_text(m).casefold().split()) for m in conversation.messages if m.role == "user")
+    first = next(filter(None, words), None)
+    if first is None:
+        return "conversation:" + conversation_id(conversation)
+    return "input:" + xxhash.xxh3_128_hexdigest(first.encode())
 
 
 def _input_text(message: Message) -> str:

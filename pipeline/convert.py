@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -295,9 +295,11 @@ def _conversations(unit: Mapping[str, Any]) -> Iterator[Conversation]:
     from converters import CONVERTERS
 
     try:
-        value = orjson.loads(unit["raw"])
-    except orjson.JSONDecodeError as error:
+        value = msgspec.json.decode(unit["raw"])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordError("not_json", f"not JSON: {error}") from error
+    except RecursionError as error:
+        raise RecordError("too_deep", "the JSON is nested too deeply") from error
     source = Source(unit["corpus"], unit["path"], unit["index"], unit["format"], unit["license"], unit["sha256"])
     for conversation in CONVERTERS[unit["format"]].convert(value):
         extra = {**conversation.extra, "key": unit["key"]} if unit["key"] is not None else conversation.extra

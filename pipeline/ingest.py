@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import orjson
 
 from pipeline.errors import InputError
@@ -303,7 +304,7 @@ def sniff(units: Sequence[Unit]) -> list[Any]:
     values = []
     for unit in units:
         try:
-            values.append(orjson.loads(unit.raw))
-        except orjson.JSONDecodeError:
+            values.append(msgspec.json.decode(unit.raw))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
     return values

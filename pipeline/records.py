@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -15,12 +16,21 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.alignment import VERSION as ALIGNMENT_VERSION
-from pipeline.alignment import AlignSpec
 from pipeline.conversation import Conversation, RecordError, conversation_id, group_of
 from pipeline.layout import Events, lay_out
 from pipeline.tables import LOSS_END_UNTRAINED, LOSS_TARGET, RECORD_SCHEMA_ID, RECORDS, TOKENS, TOKENS_SCHEMA_ID
 from pipeline.timeline import Span, Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, metadata
+
+
+class Policy(Protocol):
+    """What placed the events: its name, and its parameters as canonical JSON (``AlignSpec`` is one)."""
+
+    @property
+    def policy(self) -> str: ...
+
+    @property
+    def params(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ class Document:
 
     conversation: Conversation
     timeline: Timeline
-    policy: AlignSpec
+    policy: Policy
     ordinal: int = 0
     k: int = 1
     n: int = 1
@@ -155,7 +165,7 @@ class _Columns:
                 for d in documents
             ],
             "parts": [_parts(d) for d in documents],
-            "extra": [orjson.dumps(d.conversation.extra).decode() for d in documents],
+            "extra": [msgspec.json.encode(d.conversation.extra).decode() for d in documents],
             "labels": [orjson.dumps(d.labels, option=orjson.OPT_SORT_KEYS).decode() for d in documents],
         }
         return pa.table([_array(columns[f.name], f.type) for f in RECORDS], schema=RECORDS)

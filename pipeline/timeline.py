@@ -133,30 +133,34 @@ def _part_spans(message: Message, index: int, part_index: int, calls: _CallBook)
         title = f"{name}#{call}" if call is not None else name
         header = Span(0, index, part_index, "header", title, ends=False, call=call, weight=0.0, source_kind="header")
         return [("tool", slot, header), ("tool", slot, span("tool_result", part.text, call=call))]
-    if not part.text:
+    if not part.text or part.kind == "media":
         return []
     role = {"assistant": "thought" if part.kind == "thinking" else "assistant", "tool": "tool"}.get(message.role, message.role)
     return [(role, 0, span("message", part.text))]
+
+
+#: An open call: its ordinal, its id, the index of its message.
+_Open = tuple[int, str | None, int]
 
 
 class _CallBook:
     """Pairs results with calls and gives every answered call a slot, as many as are in flight at once.
 
     A result belongs to the nearest earlier open call with its id (ids are reused inside conversations), or, without an
-    id, to the first open call. Calls are numbered from 0 in order.
+    id, to the first open call of the latest message that has one. Calls are numbered from 0 in order.
     """
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.ordinal: dict[tuple[int, int], int] = {}
         self._results: dict[tuple[int, int], tuple[int | None, str]] = {}
         names: list[str] = []
-        opened: list[tuple[int, str | None]] = []
+        opened: list[_Open] = []
         answered: dict[int, tuple[int, int]] = {}
         for m, message in enumerate(messages):
             for p, part in enumerate(message.parts):
                 if part.kind == "tool_call":
                     self.ordinal[m, p] = len(names)
-                    opened.append((len(names), part.call_id))
+                    opened.append((len(names), part.call_id, m))
                     names.append(part.name or "")
                 elif part.kind == "tool_result":
                     call = _pair(opened, part)
@@ -171,16 +175,20 @@ class _CallBook:
         return call, self._slot.get(call, 0) if call is not None else 0, name
 
 
-def _pair(opened: list[tuple[int, str | None]], part: Part) -> int | None:
-    if part.call_id is None:
-        return opened.pop(0)[0] if opened else None
-    for i in range(len(opened) - 1, -1, -1):
-        if opened[i][1] == part.call_id:
-            return opened.pop(i)[0]
-    for i, (_, call_id) in enumerate(opened):
-        if call_id is None:
-            return opened.pop(i)[0]
-    return None
+def _pair(opened: list[_Open], part: Part) -> int | None:
+    if part.call_id is not None:
+        matching = [i for i, (_, call_id, _) in enumerate(opened) if call_id == part.call_id]
+        chosen = matching[-1:] or _first_of_latest([i for i, (_, call_id, _) in enumerate(opened) if call_id is None], opened)
+    else:
+        chosen = _first_of_latest(list(range(len(opened))), opened)
+    return opened.pop(chosen[0])[0] if chosen else None
+
+
+def _first_of_latest(candidates: list[int], opened: list[_Open]) -> list[int]:
+    if not candidates:
+        return []
+    latest = opened[candidates[-1]][2]
+    return [i for i in candidates if opened[i][2] == latest][:1]
 
 
 def _slots(

@@ -1,0 +1,395 @@
+"""What the converters share: checked access to fields, one way to write JSON, role names, the think-tag splitter."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import orjson
+
+from pipeline.conversation import Conversation, Message, Part, RecordError, Role
+
+OPENAI_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+SHAREGPT_ROLES: Mapping[str, Role] = {
+    **OPENAI_ROLES,
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+}
+TOOL_KEYS = ("tools", "functions")
+WEIGHT_KEYS = ("weight", "loss", "train")
+#: A record with one of these is a conversation of its own, not a question and its answer.
+MESSAGE_LIST_KEYS = ("messages", "conversations", "traj")
+
+
+def type_name(value: Any) -> str:
+    """The JSON type of a value, with its article, for messages."""
+    if value is None:
+        return "null"
+    names = (
+        (bool, "a boolean"),
+        (int, "an int"),
+        (float, "a float"),
+        (str, "a string"),
+        (list, "a list"),
+        (dict, "an object"),
+    )
+    return next((name for kind, name in names if isinstance(value, kind)), f"a {type(value).__name__}")
+
+
+def wrong_type(value: Any, where: str, expected: str) -> RecordError:
+    """The error for a value of another type than its place wants."""
+    return RecordError("wrong_type", f"{where} is {type_name(value)}, expected {expected}")
+
+
+def role_of(named: Any, roles: Mapping[str, Role], where: str) -> Role:
+    """The role that a source calls ``named``; RecordError unknown_role."""
+    if not isinstance(named, str):
+        raise RecordError("unknown_role", f"{where} is {type_name(named)}, expected the name of a role")
+    if named not in roles:
+        raise RecordError("unknown_role", f"{where} is {named!r:.80}, expected one of {', '.join(roles)}")
+    return roles[named]
+
+
+def as_object(value: Any, where: str) -> dict[str, Any]:
+    """``value`` as an object; RecordError wrong_type."""
+    if not isinstance(value, dict):
+        raise wrong_type(value, where, "an object")
+    return value
+
+
+def as_list(value: Any, where: str) -> list[Any]:
+    """``value`` as a list; RecordError wrong_type."""
+    if not isinstance(value, list):
+        raise wrong_type(value, where, "a list")
+    return value
+
+
+def as_text(value: Any, where: str, expected: str = "a string") -> str:
+    """``value`` as text that can be written as UTF-8; RecordError wrong_type or invalid_text."""
+    if not isinstance(value, str):
+        raise wrong_type(value, where, expected)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise RecordError("invalid_text", f"{where} holds a lone surrogate at character {error.start}") from error
+    return value
+
+
+def optional_text(record: dict[str, Any], key: str, where: str | None = None) -> str:
+    """``record[key]`` as text, "" where it is absent or null; RecordError wrong_type or invalid_text."""
+    value = record.get(key)
+    return "" if value is None else as_text(value, where or key, "a string or null")
+
+
+def required(record: dict[str, Any], key: str, where: str = "the record") -> Any:
+    """``record[key]``; RecordError missing_field."""
+    if key not in record:
+        raise RecordError("missing_field", f'{where} has no "{key}"')
+    return record[key]
+
+
+def first_key(record: dict[str, Any], keys: Iterable[str]) -> str | None:
+    """The first of ``keys`` that the record has with a value other than null."""
+    return next((key for key in keys if record.get(key) is not None), None)
+
+
+def rest(record: dict[str, Any], used: Collection[str]) -> dict[str, Any]:
+    """What a record says beside the keys that were used: the same values, not copies."""
+    return {key: value for key, value in record.items() if key not in used}
+
+
+def json_text(value: Any) -> str:
+    """A JSON value as text, one fixed way: compact, keys in their order, non-ASCII characters as they are.
+
+    Integers of any size keep their digits. Raises RecordError not_json, too_deep or invalid_text.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        pass
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError as error:
+        raise RecordError("too_deep", "a JSON value is nested too deeply to be written") from error
+    except (TypeError, ValueError) as error:
+        raise RecordError("not_json", f"a value cannot be written as JSON: {error}") from error
+    return as_text(text, "a JSON value")
+
+
+def json_elements(text: str) -> list[tuple[int, int]]:
+    """Where the elements of a JSON list stand in its text: offsets (start, end) in characters.
+
+    Raises msgspec.DecodeError where the text is no JSON list, RecursionError where it is nested too deeply.
+    """
+    elements = msgspec.json.decode(text, type=list[msgspec.Raw])
+    spans = []
+    position = text.index("[") + 1
+    for element in elements:
+        raw = bytes(element).decode()
+        start = text.index(raw, position)
+        position = start + len(raw)
+        spans.append((start, position))
+    return spans
+
+
+def tools_of(record: dict[str, Any]) -> tuple[str, set[str]]:
+    """The tool definitions of a record as text, verbatim where they are a string, and the keys that this uses up.
+
+    An empty list says the same as none: "". Raises RecordError wrong_type.
+    """
+    empty = {key for key in TOOL_KEYS if key in record and _is_empty(record[key])}
+    key = next((key for key in TOOL_KEYS if key in record and key not in empty), None)
+    if key is None:
+        return "", empty
+    value = record[key]
+    if isinstance(value, str):
+        return as_text(value, key), empty | {key}
+    if not isinstance(value, list | dict):
+        raise wrong_type(value, key, "a list or a string")
+    return json_text(value), empty | {key}
+
+
+def _is_empty(tools: Any) -> bool:
+    return tools in (None, [], {}) or (isinstance(tools, str) and tools.strip() in ("", "[]", "{}", "null"))
+
+
+def weight_of(message: dict[str, Any], where: str) -> float:
+    """The loss weight of a message: the least of ``weight`` (a number), ``loss`` and ``train`` (booleans), else 1.
+
+    Raises RecordError bad_weight.
+    """
+    weight: float | None = None
+    for key in WEIGHT_KEYS:
+        if (value := message.get(key)) is None:
+            continue
+        if not isinstance(value, int | float) or not 0 <= value <= 1_000_000:
+            raise RecordError("bad_weight", f"{where}.{key} is {value!r:.40}, expected a boolean or a number from 0 on")
+        weight = float(value) if weight is None else min(weight, float(value))
+    return 1.0 if weight is None else weight
+
+
+def text_parts(text: str) -> tuple[Part, ...]:
+    """The whole text as one part; an empty text is no part."""
+    return (Part("text", text),) if text else ()
+
+
+def question_message(question: str, *contexts: str) -> Message:
+    """The user's message: the question, then a context part for each further field that is not empty."""
+    return Message("user", (*text_parts(question), *(Part("context", context) for context in contexts if context)))
+
+
+def opening_messages(record: dict[str, Any]) -> list[Message]:
+    """The messages before the record's own turn: ``system``, then the pairs of ``history``.
+
+    Raises RecordError wrong_type.
+    """
+    system = optional_text(record, "system")
+    messages = [Message("system", text_parts(system))] if system else []
+    if record.get("history") is None:
+        return messages
+    for index, pair in enumerate(as_list(record["history"], "history")):
+        where = f"history[{index}]"
+        if len(as_list(pair, where)) != 2:
+            raise wrong_type(pair, where, "a list of a question and its answer")
+        messages.append(question_message(as_text(pair[0], f"{where}[0]")))
+        messages.append(Message("assistant", split_thinking(as_text(pair[1], f"{where}[1]"))))
+    return messages
+
+
+MessageConverter = Callable[[Any, str], tuple[Message, dict[str, Any]]]
+
+
+def convert_messages(
+    items: Any, where: str, convert: MessageConverter, offset: int = 0
+) -> tuple[list[Message], dict[str, dict[str, Any]]]:
+    """Converts a list of source messages; also returns their unused keys, by index (+ ``offset``) of the message.
+
+    Raises RecordError wrong_type, no_messages, and what ``convert`` raises.
+    """
+    messages: list[Message] = []
+    unused: dict[str, dict[str, Any]] = {}
+    for index, item in enumerate(as_list(items, where)):
+        message, left = convert(item, f"{where}[{index}]")
+        messages.append(message)
+        if left:
+            unused[str(index + offset)] = left
+    if not messages:
+        raise RecordError("no_messages", f"{where} is empty")
+    return messages, unused
+
+
+def conversation(
+    messages: Iterable[Message],
+    extra: dict[str, Any],
+    unused: dict[str, dict[str, Any]] | None = None,
+    tools: str = "",
+    group: str | None = None,
+) -> Conversation:
+    """The conversation; ``unused`` message keys go to ``extra["messages"]`` (``messages_`` where that is taken).
+
+    Raises RecordError empty_conversation where nobody says anything.
+    """
+    messages = tuple(messages)
+    if not any(
+        part.text or part.kind in ("tool_call", "tool_result") for message in messages for part in message.parts
+    ):
+        raise RecordError("empty_conversation", "no message holds any text")
+    if unused:
+        key = "messages"
+        while key in extra:
+            key += "_"
+        extra[key] = unused
+    return Conversation(messages, tools=tools, extra=extra, group=group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """One family of tags: around the thought, and around the answer that may follow it."""
+
+    opening: str
+    closing: str
+    answer_opening: str
+    answer_closing: str
+    #: An opening tag with the white space around it where it stands, or at the start of a line.
+    here: re.Pattern[str]
+    at_line_start: re.Pattern[str]
+    #: The closing tag at the end of its line, or with the answer's tag behind it.
+    closing_at_line_end: re.Pattern[str]
+    answer_at_line_start: re.Pattern[str]
+
+
+def _tags(opening: str, closing: str, answer_opening: str, answer_closing: str) -> _Tags:
+    tag, answer = re.escape(opening), re.escape(answer_opening)
+    return _Tags(
+        opening,
+        closing,
+        answer_opening,
+        answer_closing,
+        here=re.compile(rf"\s*{tag}\s*"),
+        at_line_start=re.compile(rf"^[ \t]*{tag}\s*", re.MULTILINE),
+        closing_at_line_end=re.compile(rf"{re.escape(closing)}[ \t]*(?:[\r\n]|\Z|{answer})"),
+        answer_at_line_start=re.compile(rf"^[ \t]*{answer}", re.MULTILINE),
+    )
+
+
+_FAMILIES = (
+    _tags("<think>", "</think>", "<answer>", "</answer>"),
+    _tags("<thinking>", "</thinking>", "<answer>", "</answer>"),
+    _tags("<Thought>", "</Thought>", "<Output>", "</Output>"),
+    _tags("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
+)
+_SPACE = re.compile(r"\s*")
+
+
+def has_thinking(text: str) -> bool:
+    """Whether ``split_thinking`` finds a thought in the text."""
+    return _first_thought(text) is not None
+
+
+def split_thinking(text: str) -> tuple[Part, ...]:
+    """Cuts assistant text at its think tags into thinking and text parts; joined, the parts rebuild the text.
+
+    A thought opens the text (only white space before its tag), or the text lacks the opening tag and a closing tag ends
+    a line. Each thought ends at the first closing tag, or, without one, where the answer's tag starts a line; the
+    answer's tags count right behind a thought; further thoughts are of the same family, right behind a tag or at the
+    start of a line. Any other tag is text. A tag that is opened and never closed leaves its part ``interrupted``. White
+    space beside a tag belongs to the delimiter, and so do tags with nothing between them. Time is linear in the text.
+    """
+    found = _first_thought(text)
+    if found is None:
+        return text_parts(text)
+    tags, start = found
+    parts: list[Part] = []
+    before = text[:start]
+    last_closing = text.rfind(tags.closing)
+    while True:
+        part, position = _thought(text, tags, start, before, last_closing)
+        parts.append(part)
+        if text.startswith(tags.answer_opening, position):
+            part, position = _answer(text, tags, position)
+            parts.append(part)
+        again = tags.here.match(text, position) or tags.at_line_start.search(text, position)
+        if again is None:
+            parts.append(Part("text", text[position:]))
+            return _fold_empty(parts)
+        said = text[position : again.start()].rstrip()
+        parts.append(Part("text", said))
+        before, start = text[position + len(said) : again.end()], again.end()
+
+
+def _first_thought(text: str) -> tuple[_Tags, int] | None:
+    """The family of the thought that opens the text, and where the thought starts."""
+    for tags in _FAMILIES:
+        if match := tags.here.match(text):
+            return tags, match.end()
+    for tags in _FAMILIES:
+        closing = text.find(tags.closing)
+        if closing >= 0 and tags.closing_at_line_end.match(text, closing) and tags.opening not in text[:closing]:
+            return tags, 0
+    return None
+
+
+def _thought(text: str, tags: _Tags, start: int, before: str, last_closing: int) -> tuple[Part, int]:
+    """The thought that starts at ``start``, and the offset behind it and its delimiters."""
+    if start <= last_closing:
+        end = text.index(tags.closing, start)
+        resume = _skip_space(text, end + len(tags.closing))
+    elif answer := tags.answer_at_line_start.search(text, start):
+        end = answer.start()
+        resume = answer.end() - len(tags.answer_opening)
+    else:
+        return Part("thinking", text[start:], before=before, interrupted=True), len(text)
+    thought = text[start:end].rstrip()
+    return Part("thinking", thought, before=before, after=text[start + len(thought) : resume]), resume
+
+
+def _answer(text: str, tags: _Tags, position: int) -> tuple[Part, int]:
+    """The tagged answer whose tag stands at ``position``, and the offset behind it and its delimiters."""
+    start = _skip_space(text, position + len(tags.answer_opening))
+    before = text[position:start]
+    end = text.find(tags.answer_closing, start)
+    if end < 0:
+        return Part("text", text[start:], before=before, interrupted=True), len(text)
+    resume = _skip_space(text, end + len(tags.answer_closing))
+    answer = text[start:end].rstrip()
+    return Part("text", answer, before=before, after=text[start + len(answer) : resume]), resume
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
+
+
+def _fold_empty(parts: list[Part]) -> tuple[Part, ...]:
+    """Leaves out parts without text; their delimiters go to the next part, at the end to the one before."""
+    kept: list[Part] = []
+    carried = ""
+    for part in parts:
+        if part.text or part.interrupted:
+            kept.append(replace(part, before=carried + part.before) if carried else part)
+            carried = ""
+        else:
+            carried += part.rebuild()
+    if carried and kept:
+        kept[-1] = replace(kept[-1], after=kept[-1].after + carried)
+    elif carried:
+        kept.append(Part("text", before=carried))
+    return tuple(kept)

@@ -1,0 +1,143 @@
+"""build, convert, status: from inputs to a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", show_default=False)]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Run every stage anew, also the finished ones.")]
+Workers = Annotated[int, typer.Option("--workers", help="Worker processes; 0: one per core.", min=0)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command(rich_help_panel="Build")(build)
+    app.command(rich_help_panel="Build")(convert)
+    app.command(rich_help_panel="Build")(status)
+
+
+def build(
+    config: Annotated[Path, typer.Argument(help="YAML configuration.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to.", show_default="build/NAME")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set convert.align=turns", metavar="KEY=VALUE")] = None,
+    fresh: Fresh = False,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """The whole pipeline: ingest, convert, synthesize, data set, card, train, evaluate. Resumes where it stopped.
+
+    Example: `multistream build examples/configs/demo.yaml --out build/demo`
+    """
+    from pipeline.build import build as run
+    from pipeline.build import stage_rows
+    from pipeline.cli import console
+    from pipeline.config import load_config
+
+    loaded = load_config(config, set_ or ())
+    target = out or Path("build") / loaded.name
+    with console.watching() as watcher:
+        run(loaded, config.resolve().parent, target, watcher, workers, fresh)
+    rows = stage_rows(target)
+    if as_json:
+        console.print_json({"out": str(target), "stages": {name: dict(m.counters) for name, m in rows}, "skipped": watcher.skipped})
+        return
+    console.stage_table(rows, watcher.skipped)
+    _next_steps(target, [name for name, _ in rows])
+
+
+def _next_steps(target: Path, stages: list[str]) -> None:
+    from pipeline.cli import console
+
+    place = console.shown(target)
+    console.out.print(f"\ndata set    {place}/dataset  (card: README.md)")
+    if "checkpoint" in stages:
+        console.out.print(f"checkpoint  {place}/checkpoint")
+    if "report" in stages:
+        console.out.print(f"report      {place}/report/report.md")
+    console.out.print(f"\nnext:  multistream view {place}\n       multistream stats {place}\n       multistream validate {place}")
+    console.out.print(f"       multistream push {place} OWNER/NAME --dry-run")
+
+
+def convert(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.", show_default=False)],
+    out: Out,
+    format_: Annotated[str, typer.Option("--format", help="A format name (see `multistream formats`), or auto.")] = "auto",
+    align: Annotated[str, typer.Option(help="Alignment: policies joined by +, parameters after a colon.")] = "thinking+evidence+tools_async",
+    question: Annotated[str, typer.Option(help="A question before (first) or after (last) its context.")] = "first",
+    tokenizer: Annotated[str, typer.Option(help="smollm2, a folder, a Hub id, or tiktoken:PATH.")] = "smollm2",
+    license_: Annotated[str | None, typer.Option("--license", help="SPDX expression of the inputs.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Name in the source pointers.", show_default="the folder's name")] = None,
+    lag: Annotated[int, typer.Option(help="0, or 1 for training with the strict mask.", min=0, max=1)] = 0,
+    max_cells: Annotated[int, typer.Option(help="Window in tokens; longer conversations become segments.", min=64)] = 8192,
+    test_fraction: Annotated[float, typer.Option(help="Share of the groups in the test split.", min=0, max=0.9)] = 0.1,
+    max_rejected_fraction: Annotated[float, typer.Option(help="More rejects than this stop the run.", min=0, max=1)] = 0.05,
+    max_unit_bytes: Annotated[int, typer.Option(help="Larger records become reject rows.", min=1024)] = 32 << 20,
+    limit: Annotated[int | None, typer.Option(help="Take only the first so many records of each file.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split and the shuffle.", min=0)] = 0,
+    fresh: Fresh = False,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Message corpora to multi-stream records and token shards, checked and split.
+
+    Example: `multistream convert examples/conversations/math_qa.jsonl --out build/math --align thinking`
+    """
+    from pipeline.build import run_convert, run_dataset, run_ingest, stage_rows
+    from pipeline.cli import console
+    from pipeline.config import parse_config
+
+    sources: list[dict[str, Any]] = [
+        {"path": str(Path(i).expanduser()), "format": format_, "license": license_, "corpus": corpus, "limit": limit} for i in inputs
+    ]
+    value = {
+        "name": "convert",
+        "title": "Multi-stream conversations",
+        "seed": seed,
+        "sources": sources,
+        "ingest": {"max_unit_bytes": max_unit_bytes},
+        "convert": {
+            "align": align, "question": question, "tokenizer": tokenizer, "lag": lag, "max_cells": max_cells,
+            "max_rejected_fraction": max_rejected_fraction,
+        },
+        "shards": {"test_fraction": test_fraction},
+    }  # fmt: skip
+    config = parse_config(value, "convert")
+    with console.watching() as watcher:
+        ingest = run_ingest(config, Path(), out, fresh, watcher)
+        converted = run_convert(config, out, ingest, workers, fresh, watcher)
+        run_dataset(config, out, [converted], fresh, watcher)
+    rows = stage_rows(out)
+    if as_json:
+        console.print_json({"out": str(out), "stages": {name: dict(m.counters) for name, m in rows}, "skipped": watcher.skipped})
+        return
+    console.stage_table(rows, watcher.skipped)
+    _next_steps(out, [name for name, _ in rows])
+
+
+def status(path: Annotated[Path, typer.Argument(help="Folder of a build.")], as_json: AsJson = False) -> None:
+    """What a build has finished, and whether its files are whole.
+
+    Example: `multistream status build/demo`
+    """
+    from pipeline.build import stage_rows
+    from pipeline.cli import console
+    from pipeline.errors import InputError
+    from pipeline.manifest import damaged
+
+    rows = stage_rows(path)
+    if not rows:
+        raise InputError(f"{path} holds no finished stage")
+    problems = {name: damaged(path / name, manifest.outputs) for name, manifest in rows}
+    if as_json:
+        console.print_json({name: {"counters": dict(m.counters), "seconds": m.seconds, "damaged": problems[name]} for name, m in rows})
+    else:
+        console.stage_table(rows)
+        for name, found in problems.items():
+            for problem in found:
+                console.out.print(f"{name}: {problem}")
+    if any(problems.values()):
+        raise typer.Exit(1)

@@ -1,0 +1,135 @@
+"""What the commands print with: a console for people on standard error, progress bars only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.manifest import Manifest, Result
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, for programs."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """A table; columns of numbers are right-aligned."""
+    listed = [list(map(_cell, row)) for row in rows]
+    view = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for i, header in enumerate(headers):
+        numeric = all(row[i].replace(",", "").replace(".", "").replace("-", "").isdigit() for row in listed if row[i]) and bool(listed)
+        view.add_column(header, justify="right" if numeric else "left", overflow="fold")
+    for row in listed:
+        view.add_row(*row)
+    out.print(view)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return str(value)
+
+
+def stage_table(stages: Sequence[tuple[str, Manifest]], skipped: Iterable[str] = ()) -> None:
+    """The stage table: in, out, rejected, seconds; what else left or joined the books is named."""
+    done = set(skipped)
+    rows = []
+    for name, manifest in stages:
+        c = manifest.counters
+        notes = [f"{c[key]:,} {key.replace('_', ' ')}" for key in ("input_only", "excluded", "segments", "realigned") if c.get(key)]
+        notes += [f"{count} {code}" for code, count in list((c.get("reject_reasons") or {}).items())[:3]]
+        if c.get("train") is not None and c.get("test") is not None:
+            notes.append(f"{c['train']:,} train, {c['test']:,} test")
+        if c.get("text_loss_after") is not None:
+            notes.append(f"held-out text loss {c['text_loss_before']:.3f} → {c['text_loss_after']:.3f}")
+        if name in done:
+            notes.append("skipped: finished before")
+        rows.append([name, c.get("in"), c.get("out"), c.get("rejected"), manifest.seconds, ", ".join(notes)])
+    table(["stage", "in", "out", "rejected", "seconds", ""], rows)
+
+
+class ConsoleWatcher:
+    """Shows a build on standard error: a bar on a terminal, one line per stage elsewhere."""
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._stage = ""
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self._stage = name
+        if err.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=err, transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task(name, total=None)
+        else:
+            err.print(f"{name} …")
+
+    def progress(self, done: int, what: str) -> None:
+        """So many more units are done."""
+        if self._progress is not None:
+            self._progress.update(self._task, advance=done, description=f"{self._stage} ({what})")
+
+    def finished(self, result: Result) -> None:
+        """A stage is done or was skipped."""
+        self.close()
+        counters = result.manifest.counters
+        if result.skipped:
+            self.skipped.append(result.directory.name)
+        did = "skipped, finished before" if result.skipped else f"{result.manifest.seconds:.1f} s"
+        err.print(f"{self._stage}: {counters.get('in', 0):,} in, {counters.get('out', 0):,} out, {counters.get('rejected', 0):,} rejected ({did})")
+
+    def close(self) -> None:
+        """Stops the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+@contextmanager
+def watching() -> Iterator[ConsoleWatcher]:
+    """A watcher whose bar is gone when an error is printed."""
+    watcher = ConsoleWatcher()
+    try:
+        yield watcher
+    finally:
+        watcher.close()
+
+
+@contextmanager
+def bar(description: str, total: int | None = None) -> Iterator[Any]:
+    """A progress bar; gives a function that takes how many more are done."""
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal
+    ) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda n: progress.advance(task, n)
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,103 @@
+"""train, evaluate: the proof of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set steps=100", metavar="KEY=VALUE")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Run anew, also if finished.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command(rich_help_panel="Train")(train)
+    app.command(rich_help_panel="Train")(evaluate)
+
+
+def _settings(items: list[str] | None) -> dict[str, Any]:
+    import yaml
+
+    from pipeline.config import ConfigError
+
+    values: dict[str, Any] = {}
+    for item in items or ():
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item!r}: expected key=value")
+        values[key] = yaml.safe_load(text)
+    return values
+
+
+def _dataset(path: Path) -> Any:
+    from pipeline import folders
+    from pipeline.manifest import Result, need_manifest
+
+    place = path / folders.DATASET if (path / folders.DATASET).is_dir() else path
+    return Result(place, need_manifest(place), skipped=True)
+
+
+def train(
+    dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False)],
+    model: Annotated[str, typer.Option(help="smollm2 (packaged), a folder, or a Hub id of a Llama model.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the checkpoint.", show_default=False)],
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of order and sampling.", min=0)] = 0,
+    set_: Settings = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tunes a Llama model with stream embeddings on the train split.
+
+    Example: `multistream train build/demo --model smollm2 --out build/checkpoint --steps 20`
+    """
+    from pipeline.build import section
+    from pipeline.cli import console
+    from pipeline.stages.train import train_stage
+    from pipeline.training.loop import TrainConfig
+
+    config = section({**_settings(set_), "steps": steps, "seed": seed}, "train", TrainConfig)
+    result = train_stage(_dataset(dataset), model, out, config, fresh, lambda step: console.err.print(str(step)))
+    if as_json:
+        console.print_json(dict(result.manifest.counters))
+    else:
+        console.stage_table([("checkpoint", result.manifest)], ["checkpoint"] if result.skipped else [])
+        console.out.print(f"checkpoint  {console.shown(out)}")
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of `multistream train`.", show_default=False)],
+    dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="The base model to compare with.", show_default="the one it was trained from")] = None,
+    set_: Settings = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Held-out losses before and after, turn-taking, latency against `turns`; a report and a gate. Exit code 1: it failed.
+
+    Example: `multistream evaluate build/checkpoint build/demo --out build/report`
+    """
+    from pipeline.build import check_gate, section
+    from pipeline.cli import console
+    from pipeline.evaluation.evaluate import EvaluateConfig
+    from pipeline.evaluation.gate import GateConfig
+    from pipeline.manifest import Result, need_manifest
+    from pipeline.stages.evaluate import evaluate_stage
+
+    values = _settings(set_)
+    gate = section({k.removeprefix("gate."): values.pop(k) for k in list(values) if k.startswith("gate.")}, "gate", GateConfig)
+    config = section(values, "evaluate", EvaluateConfig, gate=gate)
+    trained = Result(checkpoint, need_manifest(checkpoint), skipped=True)
+    base = model or str(trained.manifest.notes["model"])
+    with console.bar("evaluating") as advance:
+        result = evaluate_stage(_dataset(dataset), trained, base, out, config, fresh, lambda phase, n, total: advance(0))
+    if as_json:
+        console.print_json({"counters": dict(result.manifest.counters), "gate_failures": result.manifest.notes["gate_failures"]})
+    else:
+        console.stage_table([("report", result.manifest)], ["report"] if result.skipped else [])
+        console.out.print(f"report  {console.shown(out)}/report.md")
+    check_gate(result)

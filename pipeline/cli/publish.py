@@ -1,0 +1,66 @@
+"""card, push, deploy: from shards to people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Build = Annotated[Path, typer.Argument(help="Folder of a build.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (card, push, deploy):
+        app.command(rich_help_panel="Publish")(command)
+
+
+def card(path: Build, title: Annotated[str, typer.Option(help="Title of the card.")] = "Multi-stream conversations") -> None:
+    """Writes the data set's card from its manifests and records, and prints where it is.
+
+    Example: `multistream card build/demo`
+    """
+    from pipeline.card import write_card
+    from pipeline.cli import console
+
+    console.out.print(console.shown(write_card(path, title)))
+
+
+def push(
+    path: Build,
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, OWNER/NAME.", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be sent.")] = False,
+) -> None:
+    """Pushes the data set, its card and its report to the Hugging Face Hub. Refused while the evaluation's gate fails.
+
+    Example: `multistream push build/demo OWNER/NAME --dry-run`
+    """
+    from pipeline.cli import console
+    from pipeline.errors import PipelineError
+    from pipeline.hub import plan_upload
+    from pipeline.hub import push as send
+
+    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
+        raise PipelineError(f"{repo_id!r} is no repository id; it has the form OWNER/NAME")
+    if not dry_run:
+        console.out.print(send(path, repo_id, private))
+        return
+    uploads = plan_upload(path)
+    console.table(["path", "bytes"], [(u.path, u.bytes) for u in uploads])
+    console.out.print(f"{len(uploads)} files, {sum(u.bytes for u in uploads):,} bytes would go to {repo_id}")
+
+
+def deploy(
+    work_pool: Annotated[str, typer.Option(help="Work pool of the deployment; made if it is not there.")] = "multistream",
+) -> None:
+    """Registers the deployment `build-multistream-dataset/local` with the Prefect server that PREFECT_API_URL names.
+
+    Example: `multistream deploy`
+    """
+    from flows.deployments import deploy_local
+    from pipeline.cli import console
+
+    for line in deploy_local(work_pool):
+        console.out.print(line)

@@ -1,0 +1,50 @@
+"""The evaluate stage: the checkpoint against its base model on the test split, a report, and the gate's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.evaluation.evaluate import EvaluateConfig, evaluate
+from pipeline.manifest import MANIFEST, Output, Result, output_of, run_stage
+from pipeline.models import model_digest, resolve_model
+from pipeline.training.grid import TrainingError
+
+STAGE, VERSION = "evaluate", 1
+
+
+def evaluate_stage(
+    dataset: Result,
+    checkpoint: Result,
+    model: str,
+    directory: Path,
+    config: EvaluateConfig,
+    fresh: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Result:
+    """Writes ``report.md``, ``report.json`` and plots; the gate's failures are in the manifest's notes."""
+    base = resolve_model(model)
+    inputs = {"dataset": dataset.manifest.digest(), "checkpoint": checkpoint.manifest.digest(), "model": model_digest(base)}
+
+    def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        try:
+            result = evaluate(checkpoint.directory, base, dataset.directory, directory, config, progress)
+        except TrainingError as error:
+            raise PipelineError(f"evaluation: {error}") from error
+        files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
+        counters = {
+            "in": result.after.records,
+            "out": result.after.records,
+            "rejected": 0,
+            "text_loss_before": result.before.total.text_loss,
+            "text_loss_after": result.after.total.text_loss,
+            "silence_loss_before": result.before.total.silence_loss,
+            "silence_loss_after": result.after.total.silence_loss,
+        }
+        return [output_of(p, directory) for p in files], counters, {"gate_failures": [asdict(f) for f in result.failures]}
+
+    settings = {**asdict(config), "control": str(config.control) if config.control else None}
+    return run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)

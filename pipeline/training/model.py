@@ -1,0 +1,250 @@
+"""A stock ``LlamaForCausalLM`` with learned stream embeddings (arXiv 2605.12460, section 5), and its checkpoints.
+
+The input of a cell is its token embedding plus the embeddings of its stream's role and slot. Both tables start at
+zero, so that an untrained model is the base model.
+
+A checkpoint directory holds the Llama model as transformers saves it (``config.json``, safetensors),
+``stream_embedding.safetensors`` (``role`` [roles + 1, H], ``slot`` [257, H]; row 0, of BOS, stays zero) and
+``multistream.json`` (roles, the data's ``token_grid`` metadata, mask, base model, training settings).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask
+from transformers import AutoConfig, LlamaForCausalLM
+
+from pipeline.training.grid import GridMetadata, TrainingError
+from pipeline.training.masks import MASK_KINDS, MaskKind, dense_mask, mask_mod
+from pipeline.training.packing import Pack
+
+CHECKPOINT_FILE = "multistream.json"
+CHECKPOINT_SCHEMA_ID = "multistream-checkpoint/1"
+EMBEDDING_FILE = "stream_embedding.safetensors"
+MAX_SLOTS = 256
+
+Attention = Literal["auto", "sdpa", "flex_attention"]
+ATTENTIONS: tuple[str, ...] = get_args(Attention)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What ``multistream.json`` says.
+
+    ``roles`` in embedding order, ``base_model`` the absolute path that training started from, ``training`` the fields
+    of TrainConfig.
+    """
+
+    roles: tuple[str, ...]
+    token_grid: GridMetadata
+    mask: MaskKind
+    base_model: str
+    training: dict[str, Any]
+
+
+class StreamEmbedding(nn.Module):
+    """Sum of a role and a slot embedding; index 0 of either means none and stays zero."""
+
+    def __init__(self, roles: int, hidden_size: int) -> None:
+        super().__init__()
+        self.role = nn.Embedding(roles + 1, hidden_size, padding_idx=0)
+        self.slot = nn.Embedding(MAX_SLOTS + 1, hidden_size, padding_idx=0)
+        nn.init.zeros_(self.role.weight)
+        nn.init.zeros_(self.slot.weight)
+
+    def forward(self, role: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        """Index tensors int64 [...] → [..., H]."""
+        return cast(torch.Tensor, self.role(role) + self.slot(slot))
+
+
+class MultistreamLlama(nn.Module):
+    """Llama over packed cells. ``roles`` names the rows of the role table, from row 1."""
+
+    def __init__(self, llama: LlamaForCausalLM, roles: Sequence[str]) -> None:
+        super().__init__()
+        self.llama = llama
+        self.roles = tuple(roles)
+        self.streams = StreamEmbedding(len(self.roles), llama.config.hidden_size)
+
+    @property
+    def role_index(self) -> dict[str, int]:
+        return {role: index for index, role in enumerate(self.roles, start=1)}
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of the longest record that the model has positions for; position 0 is row −1."""
+        return int(self.llama.config.max_position_embeddings) - 1
+
+    @property
+    def uses_flex(self) -> bool:
+        return bool(self.llama.config._attn_implementation == "flex_attention")
+
+    def hidden(self, pack: Pack) -> torch.Tensor:
+        """Last hidden states [S, H] of a pack's cells."""
+        device = self.llama.device
+        token, row, role, slot = (
+            torch.from_numpy(array).to(device)[None] for array in (pack.token, pack.row, pack.role, pack.slot)
+        )
+        embeds = self.llama.model.embed_tokens(token) + self.streams(role, slot)
+        if torch.is_autocast_enabled(device.type):
+            embeds = embeds.to(torch.get_autocast_dtype(device.type))  # rotary tables take the dtype of the embeddings
+        output = self.llama.model(
+            inputs_embeds=embeds,
+            attention_mask=self._attention_mask(pack, device),
+            position_ids=(row + 1).long(),
+            use_cache=False,
+        )
+        return cast(torch.Tensor, output.last_hidden_state[0])
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states [..., H] → logits [..., V]."""
+        return cast(torch.Tensor, self.llama.lm_head(hidden))
+
+    def _attention_mask(self, pack: Pack, device: torch.device) -> Any:
+        if not self.uses_flex:
+            return torch.from_numpy(dense_mask(pack.document, pack.row, pack.visible_from))[None, None].to(device)
+        arrays = (torch.from_numpy(array).to(device) for array in (pack.document, pack.row, pack.visible_from))
+        return create_block_mask(mask_mod(*arrays), None, None, len(pack), len(pack), device=device)
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is a GPU, else the CPU. Raises TrainingError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError(f"device is {device!r} but torch sees no GPU; use device 'cpu' or 'auto'")
+    return torch.device(device)
+
+
+def load_base(
+    model_dir: Path, roles: Sequence[str], device: torch.device, attention: Attention = "auto"
+) -> MultistreamLlama:
+    """A Llama model with fresh zero stream embeddings, float32.
+
+    ``model_dir`` is a transformers directory, a ``.gguf`` file, or a directory with one ``.gguf`` file (these need
+    the packages gguf and accelerate). ``auto`` attention is FlexAttention on CUDA, SDPA elsewhere. Raises
+    TrainingError where there is no Llama model.
+    """
+    if attention == "auto":
+        attention = "flex_attention" if device.type == "cuda" else "sdpa"
+    directory, gguf = _model_files(model_dir)
+    try:
+        config = AutoConfig.from_pretrained(directory, gguf_file=gguf)
+        if config.model_type != "llama":
+            raise TrainingError(f"{model_dir} is a {config.model_type} model, not a llama model")
+        llama = LlamaForCausalLM.from_pretrained(
+            directory, gguf_file=gguf, dtype=torch.float32, attn_implementation=attention
+        )
+    except OSError as error:
+        raise TrainingError(f"{model_dir} holds no loadable model: {str(error).splitlines()[0]}") from error
+    if gguf is not None:
+        _forget_quantization(llama)
+    return MultistreamLlama(llama, roles).to(device)
+
+
+def check_vocabulary(metadata: GridMetadata, model: MultistreamLlama) -> None:
+    """Raise TrainingError where the data's token ids exceed the model's embedding."""
+    embeddings = model.llama.model.embed_tokens.num_embeddings
+    needed = max(metadata.vocab_size, metadata.bos_id + 1, metadata.eom_id + 1, metadata.silence_id + 1)
+    if needed > embeddings:
+        raise TrainingError(
+            f"tokenizer {metadata.tokenizer!r} needs {needed} ids, the model embeds {embeddings}; "
+            "tokenize for this model"
+        )
+
+
+def save_checkpoint(directory: Path, model: MultistreamLlama, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint into an existing directory (see the module's docstring for its files)."""
+    model.llama.save_pretrained(directory)
+    save_file(
+        {"role": model.streams.role.weight.detach().cpu(), "slot": model.streams.slot.weight.detach().cpu()},
+        directory / EMBEDDING_FILE,
+    )
+    described = {
+        "schema": CHECKPOINT_SCHEMA_ID,
+        "roles": list(checkpoint.roles),
+        "token_grid": checkpoint.token_grid.to_json(),
+        "mask": checkpoint.mask,
+        "base_model": checkpoint.base_model,
+        "training": checkpoint.training,
+    }
+    (directory / CHECKPOINT_FILE).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """Read ``multistream.json``. Raises TrainingError where the directory is no checkpoint."""
+    path = directory / CHECKPOINT_FILE
+    try:
+        described = json.loads(path.read_text())
+        if described["schema"] != CHECKPOINT_SCHEMA_ID or described["mask"] not in MASK_KINDS:
+            raise TrainingError(
+                f"{path}: schema {described['schema']!r}, mask {described['mask']!r} are not known here"
+            )
+        return Checkpoint(
+            roles=tuple(described["roles"]),
+            token_grid=GridMetadata.from_json(described["token_grid"]),
+            mask=described["mask"],
+            base_model=described["base_model"],
+            training=described["training"],
+        )
+    except OSError as error:
+        raise TrainingError(
+            f"{directory} is not a checkpoint: {CHECKPOINT_FILE} cannot be read; train one first"
+        ) from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is damaged: {error!r}") from error
+
+
+def load_checkpoint(
+    directory: Path, device: torch.device, attention: Attention = "auto", extra_roles: Sequence[str] = ()
+) -> MultistreamLlama:
+    """Load a trained model. ``extra_roles``, unseen in training, get zero embeddings after those of the checkpoint."""
+    roles = read_checkpoint(directory).roles
+    model = load_base(directory, (*roles, *extra_roles), device, attention)
+    path = directory / EMBEDDING_FILE
+    if not path.is_file():
+        raise TrainingError(f"{directory} is not a checkpoint: it has no {EMBEDDING_FILE}")
+    saved = load_file(path, device=str(device))
+    expected = {
+        "role": (len(roles) + 1, model.llama.config.hidden_size),
+        "slot": tuple(model.streams.slot.weight.shape),
+    }
+    if {name: tuple(tensor.shape) for name, tensor in saved.items()} != expected:
+        raise TrainingError(f"{path} does not fit {CHECKPOINT_FILE} and the model; train again")
+    with torch.no_grad():
+        model.streams.role.weight[: len(roles) + 1] = saved["role"]
+        model.streams.slot.weight.copy_(saved["slot"])
+    return model
+
+
+def _model_files(model_dir: Path) -> tuple[Path, str | None]:
+    """The directory to load from, and the GGUF file in it where the model is one."""
+    if model_dir.is_file() and model_dir.suffix == ".gguf":
+        return model_dir.parent, model_dir.name
+    if not model_dir.is_dir():
+        raise TrainingError(f"{model_dir} is no model directory and no .gguf file")
+    if (model_dir / "config.json").is_file():
+        return model_dir, None
+    files = sorted(model_dir.glob("*.gguf"))
+    if len(files) != 1:
+        raise TrainingError(f"{model_dir} holds neither config.json nor exactly one .gguf file")
+    return model_dir, files[0].name
+
+
+def _forget_quantization(llama: LlamaForCausalLM) -> None:
+    """A model read from GGUF is dense; drop the marks that make ``save_pretrained`` think otherwise."""
+    for owner, names in (
+        (llama, ("hf_quantizer", "quantization_method", "is_quantized")),
+        (llama.config, ("quantization_config",)),
+    ):
+        for name in names:
+            if name in vars(owner):
+                delattr(owner, name)
