@@ -45,6 +45,6 @@ class SynthConfig(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: Annotated[int, Field(ge=16)] = 800
     max_rows: Annotated[int, Field(ge=2)] = 8
-    max_cell_chars: Annotated[int, Field(ge=8)] = 80
+    max_cell_chars: Annotated[int, Field(ge=24)] = 64
     batch_size: Annotated[int, Field(ge=1)] = 32
     engine: EngineOptions = EngineOptions()

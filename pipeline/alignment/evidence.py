@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.alignment.grounding import chunks_needed
+from pipeline.alignment.grounding import Reading
 from pipeline.alignment.plan import Plan
 from pipeline.alignment.turn import messages_of
 from pipeline.mentions import known
@@ -89,13 +89,13 @@ def _learn(plan: Plan, spans: Iterable[int], before: set[str]) -> None:
 
 def _relax_message(plan: Plan, message: list[int], reading: list[int], before: set[str], params: Params) -> None:
     chunks = [(span, chunk) for span in reading for chunk in plan.chunks(span)]
-    texts = [plan.text(span, chunk) for span, chunk in chunks]
+    read = Reading([plan.text(span, chunk) for span, chunk in chunks])
     bits = [_bits(plan, span, chunk) for span, chunk in chunks]
     said: set[str] = set()
     for span in message:
         for chunk in plan.chunks(span):
             text = plan.text(span, chunk)
-            needed = chunks_needed(text, texts, (before, said), params.min_coverage)
+            needed = read.needed_for(text, (before, said), params.min_coverage)
             if needed is not None:
                 for late in bits[needed:]:
                     plan.requires[chunk] &= ~late

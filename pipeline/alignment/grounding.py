@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence, Set
 
-from pipeline.mentions import denies, is_known, known, mentions, ngrams
+from pipeline.mentions import denies, is_known, known, mentions, ngrams, pieces
 
 
-def chunks_needed(text: str, reading: Sequence[str], before: Sequence[Set[str]], min_coverage: float) -> int | None:
-    """How many pieces of ``reading`` must have ended before ``text`` may start, at least 1; None for all of them.
+class Reading:
+    """Pieces of text in the order they are read, counted from 1, with where every key and n-gram stands."""
 
-    ``before``: known keys of what was read or said earlier. All mentions must be found, and at least ``min_coverage`` of
-    the content words; at least one must come from the reading, else the text says nothing that the reading grounds. The
-    text also waits for the piece that it resembles most, the last of equals, and for every run of words copied from the
-    reading: a word may occur long before the statement that the text rests on. What it denies must be denied there.
-    """
-    content = mentions(text).content
-    required = frozenset(mentions(text).required)
-    matches = [0] * (len(reading) + 1)
-    needed = covered = 0
-    for key in content:
-        places = [i for i, piece in enumerate(reading, 1) if is_known(key, known(piece))]
-        for i in places:
-            matches[i] += 1
-        if any(is_known(key, keys) for keys in before):
-            covered += 1
-        elif places:
-            covered += 1
-            needed = max(needed, places[0])
-        elif key in required:
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._denies = [denies(text) for text in texts]
+        self._keys: dict[str, list[int]] = defaultdict(list)
+        self._grams: dict[str, int] = {}
+        for place, text in enumerate(texts, 1):
+            for key in known(text):
+                self._keys[key].append(place)
+            for gram in ngrams(text):
+                self._grams.setdefault(gram, place)
+        self._size = len(texts)
+
+    def _places(self, key: str) -> Set[int]:
+        """The pieces that make a key known, by the rules of ``mentions.is_known``."""
+        places = set(self._keys.get(key, ()))
+        parts = pieces(key)
+        if len(parts) > 1:
+            places |= set.intersection(*(set(self._keys.get(part, ())) for part in parts))
+        else:
+            places |= {*self._keys.get(key + "s", ())} | ({*self._keys.get(key[:-1], ())} if key.endswith("s") else set())
+        return places
+
+    def needed_for(self, text: str, before: Sequence[Set[str]], min_coverage: float) -> int | None:
+        """How many pieces must have ended before ``text`` may start, at least 1; None for all of them.
+
+        ``before``: known keys of what was read or said earlier. All mentions must be found, and at least ``min_coverage``
+        (0 to 1) of the content words; at least one must come from the reading, else the text says nothing that the
+        reading grounds. The text also waits for the piece that it resembles most, the last of equals, and for every run
+        of words copied from the reading: a word may occur long before the statement that the text rests on. What it
+        denies must be denied there.
+        """
+        found = mentions(text)
+        required = frozenset(found.required)
+        matches = [0] * (self._size + 1)
+        needed = covered = 0
+        for key in found.content:
+            places = self._places(key)
+            for place in places:
+                matches[place] += 1
+            if any(is_known(key, keys) for keys in before):
+                covered += 1
+            elif places:
+                covered += 1
+                needed = max(needed, min(places))
+            elif key in required:
+                return None
+        if needed == 0 or covered < min_coverage * len(found.content):
             return None
-    if needed == 0 or covered < min_coverage * len(content):
-        return None
-    most = max(matches)
-    needed = max(needed, max(i for i, count in enumerate(matches) if count == most))
-    if denies(text) and not any(denies(piece) for piece in reading[:needed]):
-        return None
-    for gram in ngrams(text):
-        needed = max(needed, next((i for i, piece in enumerate(reading, 1) if gram in ngrams(piece)), 0))
-    return needed
+        most = max(matches)
+        needed = max(needed, max(place for place, count in enumerate(matches) if count == most))
+        if denies(text) and not any(self._denies[:needed]):
+            return None
+        return max([needed, *(self._grams.get(gram, 0) for gram in ngrams(text))])

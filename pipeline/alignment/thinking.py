@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.alignment.grounding import chunks_needed
+from pipeline.alignment.grounding import Reading
 from pipeline.alignment.plan import Plan
 from pipeline.alignment.turn import messages_of
 from pipeline.mentions import known
@@ -43,21 +43,24 @@ def relax(plan: Plan, params: Params) -> None:
         return
     before: set[str] = set()
     for message in messages_of(plan):
-        thought: list[int] = []
-        reading: list[str] = []
-        said: set[str] = set()
-        for span in message:
-            kind = plan.spans[span].source_kind
-            if kind == "thinking" and plan.is_output(span):
-                for chunk in plan.chunks(span):
-                    thought.append(chunk)
-                    reading.append(plan.text(span, chunk))
-            elif kind == "text" and thought and plan.is_output(span):
-                for chunk in plan.chunks(span):
-                    text = plan.text(span, chunk)
-                    needed = chunks_needed(text, reading, (before, said), params.min_coverage)
-                    if needed is not None:
-                        plan.requires[chunk] &= ~sum(1 << late for late in thought[needed:])
-                    said |= known(text)
+        speaking = [s for s in message if plan.is_output(s)]
+        thoughts = [s for s in speaking if plan.spans[s].source_kind == "thinking"]
+        if thoughts:
+            _relax_message(plan, speaking, thoughts, before, params)
         for span in message:
             before |= known(plan.spans[span].text)
+
+
+def _relax_message(plan: Plan, speaking: list[int], thoughts: list[int], before: set[str], params: Params) -> None:
+    chunks = [(span, chunk) for span in thoughts for chunk in plan.chunks(span)]
+    read = Reading([plan.text(span, chunk) for span, chunk in chunks])
+    said: set[str] = set()
+    for span in speaking:
+        if plan.spans[span].source_kind != "text" or span < thoughts[-1]:
+            continue
+        for chunk in plan.chunks(span):
+            text = plan.text(span, chunk)
+            needed = read.needed_for(text, (before, said), params.min_coverage)
+            if needed is not None:
+                plan.requires[chunk] &= ~sum(1 << late for _, late in chunks[needed:])
+            said |= known(text)

@@ -44,6 +44,8 @@ MASK_KINDS: tuple[str, ...] = get_args(MaskKind)
 IGNORE = -100
 #: ``first_visible_row`` of a cell that is no key.
 NEVER = int(np.iinfo(np.int32).max)
+#: A record is read at most this often to spread its silent queries.
+MAX_PIECES = 16
 #: ``stream`` of BOS, ``document`` of padding.
 NO_STREAM = NO_DOCUMENT = -1
 
@@ -137,8 +139,7 @@ def record_cells(
     1). A record of more than ``max_cells`` cells is split: every piece holds all spoken cells and a run of the silent
     queries, and only the first trains the spoken cells' targets, so that all pieces together equal the whole.
 
-    Raises OverBudgetError where the spoken cells leave less than an eighth of ``max_cells`` to silent queries that do
-    not fit in whole.
+    Raises OverBudgetError where more than ``MAX_PIECES`` pieces would be needed, or the spoken cells alone do not fit.
     """
     targets = record_targets(grid, metadata.silence_id)
     is_silence = targets.target == metadata.silence_id
@@ -206,7 +207,7 @@ def _piece_starts(spoken: int, silent: int, max_cells: int | None, record: str) 
     if max_cells is None or spoken + silent <= max_cells:
         return [0]
     room = max_cells - spoken
-    if room < max(1, max_cells // 8):
+    if room < 1 or silent > room * MAX_PIECES:
         raise OverBudgetError(
             f"record {record}: {spoken} spoken cells and {silent} silent queries, budget {max_cells} cells"
         )

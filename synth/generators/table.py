@@ -58,6 +58,12 @@ REASONS: Mapping[str, str] = {
 }
 
 _SPELLED_SILENCE = frozenset(["silence", "silent", "none", "null", "nothing", "empty", "n/a", "pause", "no response"])
+#: Character classes of the grammar, in terms of ASCII; every other character counts as a letter.
+_FIRST = r"[^\u0000-/:-@\[-`{-\u007f]"
+_INNER = r'[^\u0000-\u001f"\\{}\[\]<>|\u007f]'
+_LETTER = r"[^\u0000-@\[-`{-\u007f]"
+_LAST_WORD = 14
+
 _MARKUP = frozenset("{}[]<>|\\")
 _GLUED = re.compile(r"[,;!?][^\W\d_]")
 _NO_CHARACTER = frozenset(["Cc", "Cs", "Co", "Cn", "Zl", "Zp"])
@@ -67,7 +73,7 @@ _SYSTEM = (
     "You write scripts of scenes in which several streams speak at the same time. A script is a JSON table. Each row "
     "is one short moment. In each row, every stream has one value: the few words that it says in that moment, or "
     f'"{SILENCE}" if it is silent. What a stream says may depend only on earlier rows, never on the same row or a '
-    "later row. No stream repeats itself or copies another. A value has twelve words at most."
+    "later row. No stream repeats itself or copies another. A value has ten words at most."
 )
 
 
@@ -114,7 +120,7 @@ def plan(config: SynthConfig, scenarios: Sequence[Scenario], index: int) -> Plan
         min_rows = max_rows = len(timing)
     request = Request(
         messages=_messages(scenario, topic, min_rows, max_rows, timing),
-        schema=table_schema(scenario, min_rows, max_rows, config.max_cell_chars + 1, timing),
+        schema=grammar_schema(scenario, min_rows, max_rows, config.max_cell_chars, timing),
         seed=seed,
         temperature=config.temperature,
         top_p=config.top_p,
@@ -123,36 +129,43 @@ def plan(config: SynthConfig, scenarios: Sequence[Scenario], index: int) -> Plan
     return Plan(index, scenario, topic, min_rows, max_rows, config.max_cell_chars, timing, request)
 
 
-def table_schema(
-    scenario: Scenario, min_rows: int, max_rows: int, max_cell_chars: int, timing: Timing | None = None
-) -> dict[str, Any]:
-    """JSON Schema (2020-12) of ``{"rows": [{stream: cell, …}, …]}``; the keys in the order of writing.
-
-    With ``timing`` it also holds each stream silent or speaking. The engine gets a schema with one character more than
-    is allowed, so that a cell which the grammar has cut off is seen and rejected.
-    """
-    free = {"type": "string", "minLength": 1, "maxLength": max_cell_chars}
-    kinds: dict[bool, dict[str, Any]] = {
-        True: free | {"minLength": len(SILENCE) + 1},
-        False: {"type": "string", "const": SILENCE},
-    }
+def table_schema(scenario: Scenario, min_rows: int, max_rows: int, max_cell_chars: int) -> dict[str, Any]:
+    """JSON Schema (2020-12) of ``{"rows": [{stream: cell, …}, …]}``: what every answer is validated against."""
+    cell = {"type": "string", "minLength": 1, "maxLength": max_cell_chars}
     names = _writing_order(scenario)
+    rows = {"type": "array", "items": _row(names, [cell] * len(names)), "minItems": min_rows, "maxItems": max_rows}
+    return {"type": "object", "properties": {"rows": rows}, "required": ["rows"], "additionalProperties": False}
 
-    def row(cells: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": {name: cells.get(name, free) for name in names},
-            "required": names,
-            "additionalProperties": False,
-        }
 
-    rows: dict[str, Any] = {"type": "array", "items": row({}), "minItems": min_rows, "maxItems": max_rows}
+def grammar_schema(
+    scenario: Scenario, min_rows: int, max_rows: int, max_cell_chars: int, timing: Timing | None
+) -> dict[str, Any]:
+    """The narrower schema that the engine's grammar is made from; what follows it also follows :func:`table_schema`.
+
+    Keys come in the order of writing. A cell starts with a letter or digit, has no brackets, and near
+    ``max_cell_chars`` may only finish its word: a model that cannot stop is cut off between words, not inside one. The
+    length is in the pattern because vLLM takes no ``maxLength`` beside one. With ``timing`` each cell is held silent or
+    speaking.
+    """
+    end = f"{_LETTER}{{0,{_LAST_WORD}}}[.,?!]?"
+    words = f"{_FIRST}{_INNER}{{0,{max_cell_chars - _LAST_WORD - 2}}}{end}"
+    silent: dict[str, Any] = {"type": "string", "const": SILENCE}
+    speaking: dict[str, Any] = {"type": "string", "pattern": f"^{words}$"}
+    free: dict[str, Any] = {"type": "string", "pattern": f"^(-|{words})$"}
+    names = _writing_order(scenario)
+    rows: dict[str, Any] = {"type": "array", "minItems": min_rows, "maxItems": max_rows}
+    rows["items"] = _row(names, [free] * len(names))
     if timing is not None:
-        streams = [stream.name for stream in scenario.streams]
+        column = {stream.name: index for index, stream in enumerate(scenario.streams)}
         rows["prefixItems"] = [
-            row({name: kinds[speaks] for name, speaks in zip(streams, moment, strict=True)}) for moment in timing
+            _row(names, [speaking if moment[column[name]] else silent for name in names]) for moment in timing
         ]
     return {"type": "object", "properties": {"rows": rows}, "required": ["rows"], "additionalProperties": False}
+
+
+def _row(names: Sequence[str], cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    properties = dict(zip(names, cells, strict=True))
+    return {"type": "object", "properties": properties, "required": list(names), "additionalProperties": False}
 
 
 def prompt_sha256(messages: Sequence[Message]) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,23 +71,27 @@ def evaluated(
 def test_twenty_steps_lower_the_held_out_text_loss(evaluated: tuple[EvaluationResult, Path]) -> None:
     result, _ = evaluated
     before, after = result.before.total, result.after.total
-    assert before.text_loss is not None and after.text_loss is not None
+    assert before.text_loss is not None
+    assert after.text_loss is not None
     assert after.text_loss < before.text_loss - 0.5
     assert after.text_tokens == before.text_tokens == 12 * 4
     assert after.silence_cells == 12 * 8
     assert (result.before.turn_taking.silence_f1 or 0) < (result.after.turn_taking.silence_f1 or 0)
-    assert not result.failures and result.untrained_roles == ()
+    assert not result.failures
+    assert result.untrained_roles == ()
 
 
 def test_the_report_says_what_was_measured(evaluated: tuple[EvaluationResult, Path]) -> None:
     result, out = evaluated
     assert sorted(path.name for path in out.iterdir()) == ["latency.png", "loss.png", "report.json", "report.md"]
     report = json.loads((out / "report.json").read_text())
-    assert report["passed"] and report["after"]["streams"]["assistant"]["text_tokens"] == 48
+    assert report["passed"]
+    assert report["after"]["streams"]["assistant"]["text_tokens"] == 48
     assert report["after"]["total"]["text_loss"] == result.after.total.text_loss
     assert report["latency"]["records"] == 12
     markdown = (out / "report.md").read_text()
-    assert "Gate: **passed**" in markdown and "| assistant | 48 |" in markdown
+    assert "Gate: **passed**" in markdown
+    assert "| assistant | 48 |" in markdown
     assert "| all | rows to first output | 12 | 4.0 | 4.0 |" in markdown
     assert all((out / plot).read_bytes().startswith(b"\x89PNG") for plot in ("latency.png", "loss.png"))
 
@@ -139,7 +144,9 @@ def test_at_most_max_records_are_read(tmp_path: Path, base: Path, dataset: Path,
     seen: list[tuple[str, int, int]] = []
     config = replace(CONFIG, max_records=5)
     result = evaluate(checkpoint, base, dataset, tmp_path / "out", config, progress=lambda *step: seen.append(step))
-    assert result.after.records == 5 and result.latency is not None and result.latency.records == 5
+    assert result.after.records == 5
+    assert result.latency is not None
+    assert result.latency.records == 5
     assert {phase for phase, _, _ in seen} == {"before", "after"}
     assert seen[-1] == ("after", 5, 5)
 
@@ -153,7 +160,8 @@ def test_a_control_is_tested_on_shuffled_inputs(tmp_path: Path, base: Path, data
         evaluate(checkpoint, base, dataset, tmp_path / "out", replace(CONFIG, control=tmp_path / "shorter"))
     train(dataset, base, tmp_path / "control", shuffled)
     result = evaluate(checkpoint, base, dataset, tmp_path / "out", replace(CONFIG, control=tmp_path / "control"))
-    assert result.control is not None and result.control.total.text_tokens == 48
+    assert result.control is not None
+    assert result.control.total.text_tokens == 48
     assert "text control" in (tmp_path / "out/report.md").read_text()
 
 
@@ -179,6 +187,6 @@ def test_a_loss_that_is_not_finite_fails_the_gate_and_is_null_in_json(
 @pytest.mark.parametrize(
     "change", [{"max_cells": 1}, {"max_records": 0}, {"attention": "eager"}, {"precision": "int8"}]
 )
-def test_settings_out_of_range_are_refused(change: dict) -> None:
+def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=next(iter(change))):
         EvaluateConfig(**change)

@@ -51,7 +51,8 @@ def test_text_loss_must_fall_by_more_than_the_minimum() -> None:
 def test_no_stream_may_get_worse_than_the_tolerance() -> None:
     worse = replace(GOOD, after=model(assistant=1.0, thought=3.2))
     (failure,) = apply_gate(worse)
-    assert failure.code == "stream_loss_higher" and "thought" in failure.message
+    assert failure.code == "stream_loss_higher"
+    assert "thought" in failure.message
     assert codes(worse, GateConfig(stream_tolerance=0.3)) == []
 
 

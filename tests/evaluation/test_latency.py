@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_turns_lays_every_event_once_without_overlap(shapes: list[tuple[int, int
     assert [end - start for start, end in placed] == [each.end - each.start for each in events]
     ordered = sorted(placed)
     assert ordered[0][0] == 0
-    assert all(first[1] == second[0] for first, second in zip(ordered, ordered[1:], strict=False))
+    assert all(first[1] == second[0] for first, second in itertools.pairwise(ordered))
     latency = measure_latency(events, placed)
     if latency is not None:
         assert latency.decode_steps == sum(each.end - each.start for each in events if each.output)

@@ -81,7 +81,7 @@ def _records_of(
     aligned = [align(conversation, spec) for conversation in conversations]
     timelines = [timeline for timeline, _ in aligned]
     documents = [
-        Document(conversation, timeline, spec, ordinal=i, k=1 + i % 2, n=2, labels={"silent_messages": silent})
+        Document(conversation, timeline, spec, ordinal=i, labels={"empty_messages": silent} if silent else {})
         for i, (conversation, (timeline, silent)) in enumerate(zip(conversations, aligned, strict=True))
     ]
     encoded, first = encode_spans(timelines, tokenizer)
@@ -118,7 +118,9 @@ def samples(build_records: RecordBuilder) -> dict[str, list[Any]]:
         *build_records(CONVERSATIONS, "turns", 0),
         *build_records(CONVERSATIONS, "thinking+evidence+tools_async", 1),
     ]
-    for event, verdict, gain in zip(records[1]["events"], ("clear", "leak", None), (0.25, -0.01, None), strict=False):
+    for event, verdict, gain in zip(
+        records[1]["events"], ("clear", "leak", "weak", None), (0.25, -0.01, 0.0, None), strict=False
+    ):
         event.update(lexical=verdict, gain=gain, judged=verdict)
     values = {
         "stream_record": records,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import jsonschema  # type: ignore[import-untyped]
@@ -18,10 +21,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import schemas
+from converters import openai_messages
 from pipeline.conversation import PART_KINDS, ROLES, Conversation, Message, Part, Source, from_json, group_of, to_json
+from pipeline.leaks import Verdict
 from pipeline.tables import RECORD_SCHEMA_ID, RECORDS, REJECTS
 from pipeline.timeline import STREAM_ORDER, Direction, Kind, spans_of
 
+DOCS = Path(__file__).parents[2] / "docs" / "data-model.md"
 NAMES = ("conversation", "rejection", "stream_record")
 #: Columns without nulls in Arrow that JSON written by hand may leave out; the schema states their default.
 MAY_BE_ABSENT = {"extra", "events.interrupted", "events.weight", "parts.added"}
@@ -127,6 +133,7 @@ def test_stream_record_schema_has_the_columns_of_the_arrow_table() -> None:
     }
     event, stream = schema["$defs"]["event"]["properties"], schema["$defs"]["stream"]["properties"]
     assert event["kind"]["enum"] == list(get_args(Kind))
+    assert event["lexical"]["enum"] == [*get_args(Verdict), None]
     assert stream["direction"]["enum"] == list(get_args(Direction))
     assert all(role in stream["role"]["description"] for role, _ in STREAM_ORDER)
 
@@ -193,6 +200,42 @@ def test_a_tool_call_must_have_a_name() -> None:
     assert list(schemas.violations("conversation", [value])) == [
         (0, '$.messages[0].parts[0]: "name" is a required property')
     ]
+
+
+def test_the_record_in_the_docs_is_what_the_pipeline_makes(build_records: Callable[..., list[dict[str, Any]]]) -> None:
+    unit = {
+        "messages": [
+            {"role": "user", "content": "Weather in Oslo?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+                ],
+            },
+            {
+                "role": "tool",
+                "tool_call_id": "c1",
+                "content": "Oslo, Monday: 4 degrees in the morning.\nOslo, Tuesday: 9 degrees, with strong wind from the west.",
+            },
+            {"role": "assistant", "content": "Oslo has 4 degrees on Monday. Tuesday brings 9 degrees."},
+        ]
+    }
+    sha256 = hashlib.sha256(orjson.dumps(unit)).hexdigest()
+    source = Source("example", "weather.jsonl", 0, "openai_messages", "MIT", sha256)
+    (conversation,) = openai_messages.convert(unit)
+    (made,) = build_records([replace(conversation, sources=(source,))], "evidence+tools_async", 0)
+    (block,) = re.findall(r"```json\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    documented = json.loads(block)
+    assert list(schemas.violations("stream_record", [documented])) == []
+    definitions = schemas.load("stream_record")["$defs"]
+    for key, kind in (("events", "event"), ("parts", "part")):
+        properties = definitions[kind]["properties"]
+        absent = {
+            name: node.get("default") for name, node in properties.items() if name not in definitions[kind]["required"]
+        }
+        documented[key] = [{**absent, **item} for item in documented[key]]
+    assert documented == made
 
 
 texts = st.text(max_size=12)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pipeline.training.control import shuffled_inputs
 from pipeline.training.grid import TokenGrid, TrainingError
 from pipeline.training.loop import StepLog, TrainConfig, shuffled, train
 from pipeline.training.loss import combine, loss_sums, pack_loss_sums
-from pipeline.training.masks import IGNORE, record_cells
+from pipeline.training.masks import IGNORE, Cells, record_cells
 from pipeline.training.model import MultistreamLlama, load_checkpoint, read_checkpoint
 from pipeline.training.packing import make_pack
 from tests.training.synthetic_grids import (
@@ -83,10 +84,10 @@ def test_a_split_record_has_the_loss_of_the_whole(grid: TokenGrid) -> None:
     whole = record_cells(grid, METADATA)
     pieces = record_cells(grid, METADATA, max_cells=max(len(grid.token_ids) + 4, 8))
 
-    def sums(documents: list) -> np.ndarray:
+    def sums(documents: list[Cells]) -> tuple[float, float]:
         with torch.no_grad():
             parts = [pack_loss_sums(model, make_pack([c], model.role_index, "same_row"), SILENCE) for c in documents]
-        return np.array([[float(part.text), float(part.silence)] for part in parts]).sum(axis=0)
+        return sum(float(part.text) for part in parts), sum(float(part.silence) for part in parts)
 
     np.testing.assert_allclose(sums(pieces), sums(whole), atol=1e-4)
 
@@ -94,14 +95,17 @@ def test_a_split_record_has_the_loss_of_the_whole(grid: TokenGrid) -> None:
 def test_training_publishes_a_checkpoint_with_its_log(tmp_path: Path, base: Path, dataset: Path) -> None:
     steps: list[StepLog] = []
     result = train(dataset, base, tmp_path / "out", FAST, progress=steps.append)
-    assert tuple(steps) == result.log and [step.step for step in steps] == [1, 2, 3, 4]
+    assert tuple(steps) == result.log
+    assert [step.step for step in steps] == [1, 2, 3, 4]
     lines = [json.loads(line) for line in (tmp_path / "out/train_log.jsonl").read_text().splitlines()]
     assert lines == [asdict(step) for step in steps]
     described = read_checkpoint(tmp_path / "out")
-    assert described.roles == ("assistant", "user") and described.token_grid == METADATA
+    assert described.roles == ("assistant", "user")
+    assert described.token_grid == METADATA
     assert described.training == asdict(FAST)
     assert load_checkpoint(tmp_path / "out", torch.device("cpu")).streams.role.weight.any()
-    assert result.over_budget == 0 and result.tokens > 0
+    assert result.over_budget == 0
+    assert result.tokens > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
 
@@ -123,7 +127,7 @@ def test_an_earlier_checkpoint_is_replaced_and_anything_else_is_not(tmp_path: Pa
     assert (tmp_path / "out/model.safetensors").read_bytes() != first
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep")
-    with pytest.raises(TrainingError, match="holds no multistream.json"):
+    with pytest.raises(TrainingError, match=r"holds no multistream\.json"):
         train(dataset, base, tmp_path / "mine", once)
     assert (tmp_path / "mine/notes.txt").read_text() == "keep"
 
@@ -152,7 +156,8 @@ def test_records_beyond_the_budget_are_reported(tmp_path: Path, base: Path) -> N
     long = make_grid([(row, 0, 1, 0) for row in range(150)], 150, id="long")
     data = write_dataset(tmp_path / "data", [long, *echo_grids(9)], echo_grids(1))
     result = train(data, base, tmp_path / "out", FAST)
-    assert result.over_budget >= 1 and set(result.over_budget_ids) == {"long"}
+    assert result.over_budget >= 1
+    assert set(result.over_budget_ids) == {"long"}
 
 
 def test_bfloat16_trains_on_the_cpu_too(tmp_path: Path, base: Path, dataset: Path) -> None:
@@ -173,7 +178,7 @@ def test_bfloat16_trains_on_the_cpu_too(tmp_path: Path, base: Path, dataset: Pat
         {"precision": "float8"},
     ],
 )
-def test_settings_out_of_range_are_refused(change: dict) -> None:
+def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=next(iter(change))):
         TrainConfig(**change)
 

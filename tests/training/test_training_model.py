@@ -75,7 +75,8 @@ def test_packed_logits_are_unpacked_logits(model: MultistreamLlama, mask: MaskKi
         packed = pack_logits(model, make_pack(documents, model.role_index, mask, pad_to=100))
         size = sum(map(len, documents))
         torch.testing.assert_close(packed[:size], torch.cat(apart), atol=1e-5, rtol=1e-5)
-        assert torch.isfinite(packed).all() and len(packed) == max(100, size)
+        assert torch.isfinite(packed).all()
+        assert len(packed) == max(100, size)
 
     check()
 
@@ -156,7 +157,7 @@ def test_roles_unseen_in_training_get_zero_embeddings(tmp_path: Path, model: Mul
 def test_a_directory_that_is_no_checkpoint_or_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not a checkpoint"):
         read_checkpoint(tmp_path)
-    with pytest.raises(TrainingError, match="neither config.json nor exactly one"):
+    with pytest.raises(TrainingError, match=r"neither config\.json nor exactly one"):
         load_base(tmp_path, ROLES, CPU)
     with pytest.raises(TrainingError, match="no model directory"):
         load_base(tmp_path / "absent", ROLES, CPU)
@@ -182,4 +183,5 @@ def test_records_of_more_rows_than_the_model_has_positions_are_counted() -> None
     counters = PackCounters()
     records = [*echo_grids(1), make_grid([(10, 1, 1, 1)], 11, id="short")]
     (pack,) = pack_grids(records, METADATA, {}, mask="same_row", max_cells=64, max_rows=11, counters=counters)
-    assert pack.row.max() == 10 and counters.over_budget_ids == [records[0].id]
+    assert pack.row.max() == 10
+    assert counters.over_budget_ids == [records[0].id]
