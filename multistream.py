@@ -51,7 +51,9 @@ def _shards(path: str | Path, split: Split | None, table: Literal["records", "to
     from pipeline.folders import find_records
 
     files = find_records(Path(path))
-    found = [p for p in (files.records if table == "records" else files.tokens) if split is None or p.parent.name == split]
+    found = [
+        p for p in (files.records if table == "records" else files.tokens) if split is None or p.parent.name == split
+    ]
     if not found:
         raise InputError(f"{path} holds no {table} of the split {split!r}" if split else f"{path} holds no {table}")
     yield from found

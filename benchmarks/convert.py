@@ -103,7 +103,11 @@ def bare_tokenizer(out: Path) -> tuple[float, int]:
     texts = [
         text
         for path in sorted((out / "convert").glob("records-*.parquet"))
-        for text in pq.read_table(path, columns=["events"])["events"].combine_chunks().flatten().field("text").to_pylist()
+        for text in pq.read_table(path, columns=["events"])["events"]
+        .combine_chunks()
+        .flatten()
+        .field("text")
+        .to_pylist()
     ]
     tokenizer.encode(texts[:64])
     started = time.perf_counter()

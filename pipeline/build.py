@@ -52,7 +52,9 @@ def convert_config(config: BuildConfig) -> ConvertConfig:
     return ConvertConfig(c.align, c.question, c.tokenizer, c.lag, c.max_cells, tuple(sorted(config.exclude_ids)))
 
 
-def section(config: dict[str, Any] | None, what: str, kind: type[Any], base: Path | None = None, **defaults: Any) -> Any:
+def section(
+    config: dict[str, Any] | None, what: str, kind: type[Any], base: Path | None = None, **defaults: Any
+) -> Any:
     """A dataclass made of a free section of the configuration. Raises ConfigError for keys and values it does not take."""
     values = {**defaults, **(config or {})}
     known = [f.name for f in fields(kind)]
@@ -145,12 +147,16 @@ def run_train(config: BuildConfig, out: Path, dataset: Result, fresh: bool, watc
     values = dict(config.train)
     model = values.pop("model", "smollm2")
     settings = section(values, "train", TrainConfig, seed=config.seed)
-    result = train_stage(dataset, model, out / folders.CHECKPOINT, settings, fresh, lambda step: watcher.progress(1, str(step)))
+    result = train_stage(
+        dataset, model, out / folders.CHECKPOINT, settings, fresh, lambda step: watcher.progress(1, str(step))
+    )
     watcher.finished(result)
     return result
 
 
-def run_evaluate(config: BuildConfig, out: Path, dataset: Result, checkpoint: Result, fresh: bool, watcher: Watcher) -> Result:
+def run_evaluate(
+    config: BuildConfig, out: Path, dataset: Result, checkpoint: Result, fresh: bool, watcher: Watcher
+) -> Result:
     """Stage 6: spot-evaluation on the test split and its report. Raises GateError if the gate fails."""
     from pipeline.evaluation.evaluate import EvaluateConfig
     from pipeline.evaluation.gate import GateConfig
@@ -161,7 +167,9 @@ def run_evaluate(config: BuildConfig, out: Path, dataset: Result, checkpoint: Re
     gate = section(values.pop("gate", None), "evaluate.gate", GateConfig)
     settings = section(values, "evaluate", EvaluateConfig, gate=gate)
     model = (config.train or {}).get("model", "smollm2")
-    result = evaluate_stage(dataset, checkpoint, model, out / folders.REPORT, settings, fresh, lambda p, n, t: watcher.progress(n, p))
+    result = evaluate_stage(
+        dataset, checkpoint, model, out / folders.REPORT, settings, fresh, lambda p, n, t: watcher.progress(n, p)
+    )
     watcher.finished(result)
     return result
 
@@ -191,7 +199,9 @@ def check_sections(config: BuildConfig) -> None:
         section(evaluation, "evaluate", EvaluateConfig)
 
 
-def build(config: BuildConfig, base: Path, out: Path, watcher: Watcher, workers: int = 0, fresh: bool = False) -> BuildResult:
+def build(
+    config: BuildConfig, base: Path, out: Path, watcher: Watcher, workers: int = 0, fresh: bool = False
+) -> BuildResult:
     """Runs every stage that the configuration asks for. ``base`` is what its paths are relative to.
 
     Raises PipelineError; what was finished stays and is skipped by the next run.
@@ -214,5 +224,3 @@ def stage_rows(out: Path) -> list[tuple[str, Manifest]]:
     """The finished stages of a build, from their manifests."""
     found = [(name, read_manifest(out / name)) for name in folders.STAGES]
     return [(name, manifest) for name, manifest in found if manifest is not None]
-
-

@@ -13,7 +13,13 @@ from pipeline.stats import RecordStats, stats_of
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data_cards"
 
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
 
 
 def write_card(out: Path, title: str) -> Path:
@@ -29,16 +35,27 @@ def render_card(out: Path, title: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     dataset = out / folders.DATASET
-    splits = {s: stats_of(sorted((dataset / s).glob("records-*.parquet"))) for s in ("train", "test") if (dataset / s).is_dir()}
+    splits = {
+        s: stats_of(sorted((dataset / s).glob("records-*.parquet")))
+        for s in ("train", "test")
+        if (dataset / s).is_dir()
+    }
     if not splits:
         raise InputError(f"{out} holds no data set")
     every = stats_of([p for s in splits for p in sorted((dataset / s).glob("records-*.parquet"))])
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     return environment.get_template("dataset.md.j2").render(_facts(out, title, splits, every))
 
 
 def _facts(out: Path, title: str, splits: dict[str, RecordStats], every: RecordStats) -> dict[str, Any]:
     manifests = {name: read_manifest(out / name) for name in folders.STAGES}
+    synth = manifests[folders.SYNTH]
     report = out / folders.REPORT / "report.json"
     tokens = sorted((out / folders.DATASET).glob("*/tokens-*.parquet"))
     summary = every.summary()
@@ -51,7 +68,7 @@ def _facts(out: Path, title: str, splits: dict[str, RecordStats], every: RecordS
         "licenses": licenses,
         "license": licenses[0].lower() if len(licenses) == 1 and "unknown" not in summary["licenses"] else "other",
         "stages": {name: m.counters for name, m in manifests.items() if m is not None},
-        "synth": manifests[folders.SYNTH].notes.get("engine") if manifests[folders.SYNTH] else None,
+        "synth": synth.notes.get("engine") if synth else None,
         "table": tokens[0].name.rsplit("-", 3)[0] if tokens else None,
         "report": json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
     }

@@ -40,13 +40,21 @@ def _structural(c: EventColumns) -> Iterator[tuple[str, str, list[int]]]:
     count = np.diff(c.offsets)
     waits = np.diff(c.after_offsets)
     owner = np.repeat(np.arange(len(c.record)), waits)
-    yield "stream_index", "an event names a stream that is not there", _records(c, c.stream >= c.streams_per_record[c.record])
+    yield (
+        "stream_index",
+        "an event names a stream that is not there",
+        _records(c, c.stream >= c.streams_per_record[c.record]),
+    )
     bad = (c.after < 0) | (c.after >= count[c.record[owner]])
     yield "after_index", "`after` names an event that is not there", sorted({int(r) for r in c.record[owner[bad]]})
     yield "no_rows", "an event ends before it starts", _records(c, (c.end < c.start) | (c.start < 0))
     same = c.record[1:] == c.record[:-1]
     unordered = same & ((c.start[1:] < c.start[:-1]) | ((c.start[1:] == c.start[:-1]) & (c.stream[1:] < c.stream[:-1])))
-    yield "order", "events are not ordered by (start, stream)", _records(c, np.append(False, unordered)[: len(c.record)])
+    yield (
+        "order",
+        "events are not ordered by (start, stream)",
+        _records(c, np.append(False, unordered)[: len(c.record)]),
+    )
     order = np.lexsort((c.end, c.start, c.stream, c.record))
     together = (c.record[order][1:] == c.record[order][:-1]) & (c.stream[order][1:] == c.stream[order][:-1])
     overlap = together & (c.start[order][1:] < c.end[order][:-1])
@@ -61,7 +69,10 @@ def _records(c: EventColumns, mask: np.ndarray) -> list[int]:
 
 
 def _layout(c: EventColumns, ids: list[str]) -> Iterator[Violation]:
-    """start = max(previous end on the stream; end of same-stream ``after``; end + lag of other ``after``)."""
+    """start = max(previous end on the stream; end of same-stream ``after``; end + lag of other ``after``).
+
+    On a clock of real time an event may start later: when it was said.
+    """
     waits = np.diff(c.after_offsets)
     owner = np.repeat(np.arange(len(c.record)), waits)
     target = c.after + c.offsets[c.record[owner]]
@@ -73,10 +84,17 @@ def _layout(c: EventColumns, ids: list[str]) -> Iterator[Violation]:
     previous = np.zeros(len(c.record), dtype=np.int64)
     previous[order[1:][together]] = c.end[order[:-1][together]]
     due = np.maximum(due, previous)
-    for event in np.flatnonzero(c.start != due).tolist():
-        what = "starts before what it waits for has ended" if c.start[event] < due[event] else "starts later than it has to"
+    late = (c.start > due) & ~c.real_time[c.record]
+    for event in np.flatnonzero((c.start < due) | late).tolist():
+        what = (
+            "starts before what it waits for has ended"
+            if c.start[event] < due[event]
+            else "starts later than it has to"
+        )
         yield Violation(
-            ids[int(c.record[event])], "layout", f"event {int(c.local[event])} {what}: row {c.start[event]}, due {due[event]}"
+            ids[int(c.record[event])],
+            "layout",
+            f"event {int(c.local[event])} {what}: row {c.start[event]}, due {due[event]}",
         )
 
 
@@ -104,7 +122,9 @@ def _part_texts(table: pa.Table, c: EventColumns, ids: list[str]) -> Iterator[Vi
         if pieces is None:
             yield Violation(ids[record], "part_missing", f"no event tells part {part} of message {message}")
         elif hashlib.sha256("".join(pieces).encode()).hexdigest() != sha256:
-            yield Violation(ids[record], "part_text", f"the events of part {part} of message {message} do not join to its text")
+            yield Violation(
+                ids[record], "part_text", f"the events of part {part} of message {message} do not join to its text"
+            )
     for record, message, part in joined:
         yield Violation(ids[record], "part_extra", f"events tell part {part} of message {message}, which is not listed")
 
@@ -129,7 +149,10 @@ def token_violations(records: pa.Table, tokens: pa.Table, tokenizer: TextTokeniz
     np.add.at(cells, c.record, c.end - c.start)
     stored = tokens.column("token_ids").combine_chunks()
     counts = pc.list_value_length(stored).to_numpy(zero_copy_only=False).astype(np.int64)
-    found += [Violation(ids[r], "token_cells", f"{cells[r]} rows of events, {counts[r]} cells") for r in np.flatnonzero(cells != counts)]
+    found += [
+        Violation(ids[r], "token_cells", f"{cells[r]} rows of events, {counts[r]} cells")
+        for r in np.flatnonzero(cells != counts)
+    ]
     if found or tokenizer is None or not len(ids):
         return found
     return _encoded_again(c, ids, tokens, counts, tokenizer)
@@ -141,7 +164,9 @@ def _differ(left: pa.ChunkedArray, right: pa.ChunkedArray) -> list[int]:
     return [i for i, (a, b) in enumerate(zip(left.to_pylist(), right.to_pylist(), strict=True)) if a != b]
 
 
-def _encoded_again(c: EventColumns, ids: list[str], tokens: pa.Table, counts: IntArray, tokenizer: TextTokenizer) -> list[Violation]:
+def _encoded_again(
+    c: EventColumns, ids: list[str], tokens: pa.Table, counts: IntArray, tokenizer: TextTokenizer
+) -> list[Violation]:
     # The cells of one stream, in row order, are the tokens of its events one after the other.
     cell_record = np.repeat(np.arange(len(ids)), counts)
     stream = tokens.column("token_streams").combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.int64)
@@ -172,6 +197,9 @@ def _encoded_again(c: EventColumns, ids: list[str], tokens: pa.Table, counts: In
     span_record = np.repeat(np.array(owner), per_span)
     if len(expected) != len(actual):
         sizes = np.bincount(span_record, minlength=len(ids))
-        return [Violation(ids[r], "token_count", f"{sizes[r]} tokens by its text, {counts[r]} cells") for r in np.flatnonzero(sizes != counts)]
+        return [
+            Violation(ids[r], "token_count", f"{sizes[r]} tokens by its text, {counts[r]} cells")
+            for r in np.flatnonzero(sizes != counts)
+        ]
     wrong = sorted({int(r) for r in cell_record[np.flatnonzero(expected != actual)]})
     return [Violation(ids[r], "token_text", "the cells are not the tokens of the record's text") for r in wrong]

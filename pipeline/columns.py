@@ -43,6 +43,7 @@ class EventColumns:
     after_offsets: IntArray
     rows: IntArray
     lag: IntArray
+    real_time: BoolArray
 
     @property
     def local(self) -> IntArray:
@@ -93,8 +94,10 @@ def event_columns(table: pa.Table) -> EventColumns:
         after_offsets=np.concatenate([[0], np.cumsum(after_counts)]).astype(np.int64),
         rows=_ints(table.column("rows").combine_chunks()),
         lag=_ints(clock.field("lag")),
+        real_time=pc.is_valid(clock.field("ms_per_row")).to_numpy(zero_copy_only=False),
     )
 
 
 def _ints(array: pa.Array) -> IntArray:
-    return pc.fill_null(array.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+    values: IntArray = pc.fill_null(array.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+    return values

@@ -11,11 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.alignment import AlignmentError, parse_align_spec
-from pipeline.errors import PipelineError
-
-
-class ConfigError(PipelineError):
-    """A configuration that cannot be used."""
+from pipeline.errors import ConfigError as ConfigError
 
 
 class _Section(BaseModel):
@@ -34,6 +30,13 @@ class SourceConfig(_Section):
     format: str = Field("auto", description="a format name, or auto")
     license: str | None = Field(None, description="SPDX expression")
     limit: int | None = Field(None, ge=1, description="take only the first so many units of each file")
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        from converters import converter
+
+        return value if value == "auto" else converter(value).FORMAT
 
     @model_validator(mode="after")
     def _one_place(self) -> SourceConfig:
@@ -56,7 +59,9 @@ class ConvertSection(_Section):
     align: str = Field("thinking+evidence+tools_async", description="alignment policies")
     question: Literal["first", "last"] = Field("first", description="question before or after its context")
     tokenizer: str = Field("smollm2", description="smollm2, a folder, a Hub id, or tiktoken:PATH")
-    lag: int = Field(0, ge=0, le=1, description="rows between an event's end and its first possible use on another stream")
+    lag: int = Field(
+        0, ge=0, le=1, description="rows between an event's end and its first possible use on another stream"
+    )
     max_cells: int = Field(8192, ge=64, description="window in tokens; longer conversations are cut into segments")
     max_rejected_fraction: float = Field(0.05, ge=0, le=1, description="above it the run stops")
 
@@ -105,7 +110,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
         raise ConfigError(f"configuration {path} must be a mapping of keys, not {type(value).__name__}")
     for override in overrides:
         _set(value, override)
-    return parse_config(value, str(path))
+    config: BuildConfig = parse_config(value, str(path))
+    return config
 
 
 def _set(value: dict[str, Any], override: str) -> None:
@@ -138,7 +144,9 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         known = _keys_at(model, item["loc"][:-1])
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
-        return f"unknown key {place!r}" + (f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})")
+        return f"unknown key {place!r}" + (
+            f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
+        )
     return f"{place}: {item['msg'].removeprefix('Value error, ')}"
 
 

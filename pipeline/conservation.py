@@ -30,7 +30,9 @@ def _record_pointers(path: Path) -> Counter[Pointer]:
     found: Counter[Pointer] = Counter()
     if path.exists():
         for batch in pq.ParquetFile(path).iter_batches(8192, columns=["sources"]):
-            found.update((s["corpus"], s["path"], s["index"]) for row in batch.column("sources").to_pylist() for s in row)
+            found.update(
+                (s["corpus"], s["path"], s["index"]) for row in batch.column("sources").to_pylist() for s in row
+            )
     return found
 
 
@@ -67,7 +69,7 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
     for name, expected in promised.items():
         path = convert / f"{name}-{number:05d}.parquet"
         _same(what, "ledger", expected, _pointers(path) if name == "rejects" else _record_pointers(path), path.name)
-    tokens = [p for p in convert.glob(f"tokens-*-{number:05d}.parquet")]
+    tokens = sorted(convert.glob(f"tokens-*-{number:05d}.parquet"))
     records = pq.read_metadata(convert / f"records-{number:05d}.parquet").num_rows
     for path in tokens:
         if (rows := pq.read_metadata(path).num_rows) != records:

@@ -105,16 +105,25 @@ class Conversation:
         )
 
 
-_PART_DEFAULTS = (("name", None), ("call_id", None), ("error", False), ("before", ""), ("after", ""), ("source", None), ("interrupted", False))
-_MESSAGE_DEFAULTS = (("name", None), ("started_ms", None), ("ended_ms", None), ("weight", 1.0))
+_PART_DEFAULTS: tuple[tuple[str, object], ...] = (
+    ("name", None),
+    ("call_id", None),
+    ("error", False),
+    ("before", ""),
+    ("after", ""),
+    ("source", None),
+    ("interrupted", False),
+)
 
 
 def message_to_json(message: Message) -> dict[str, Any]:
     """The JSON form of a message (``schemas/conversation.schema.json``); fields at their default are left out."""
     out: dict[str, Any] = {"role": message.role}
-    for key, default in _MESSAGE_DEFAULTS:
-        if (value := getattr(message, key)) != default:
+    for key in ("name", "started_ms", "ended_ms"):
+        if (value := getattr(message, key)) is not None:
             out[key] = value
+    if message.weight != 1.0:
+        out["weight"] = float(message.weight)
     parts = []
     for part in message.parts:
         item: dict[str, Any] = {"kind": part.kind, "text": part.text}
@@ -136,7 +145,14 @@ def to_json(conversation: Conversation) -> dict[str, Any]:
         "extra": conversation.extra,
         "group": group_of(conversation),
         "sources": [
-            {"corpus": s.corpus, "path": s.path, "index": s.index, "format": s.format, "license": s.license, "sha256": s.sha256}
+            {
+                "corpus": s.corpus,
+                "path": s.path,
+                "index": s.index,
+                "format": s.format,
+                "license": s.license,
+                "sha256": s.sha256,
+            }
             for s in conversation.sources
         ],
     }
@@ -146,7 +162,8 @@ def from_json(value: dict[str, Any]) -> Conversation:
     """The inverse of ``to_json``; the value must be valid against the schema."""
     return Conversation(
         messages=tuple(
-            Message(**{**message, "parts": tuple(Part(**part) for part in message["parts"])}) for message in value["messages"]
+            Message(**{**message, "parts": tuple(Part(**part) for part in message["parts"])})
+            for message in value["messages"]
         ),
         tools=value["tools"],
         extra=value["extra"],

@@ -106,7 +106,11 @@ class Converter:
             except RecordError as error:
                 batch.reject(position, error.code, str(error))
                 continue
-            kept = [c for c in conversations if conversation_id(c) not in self._excluded] if self._excluded else conversations
+            kept = (
+                [c for c in conversations if conversation_id(c) not in self._excluded]
+                if self._excluded
+                else conversations
+            )
             if not conversations:
                 batch.reject(position, "no_conversation", "the unit holds no conversation")
             elif not kept:
@@ -134,7 +138,9 @@ class Converter:
                 batch.reject(position, "empty", "no message of the conversation says anything")
                 continue
             owners.append(position)
-            documents.append(Document(conversation, timeline, policy, ordinal, labels={"empty_messages": silent} if silent else {}))
+            documents.append(
+                Document(conversation, timeline, policy, ordinal, labels={"empty_messages": silent} if silent else {})
+            )
         encoded, first = encode_spans([d.timeline for d in documents], self.tokenizer)
         owners, documents, was_cut = self._fit(owners, documents, encoded, first, batch, policy)
         if was_cut:
@@ -144,7 +150,9 @@ class Converter:
             failed = {i for i, _ in tables.failed}
             for i, error in tables.failed:
                 batch.reject(owners[i], error.code, str(error))
-            return self._documents([item for item in items if item[0] not in {owners[i] for i in failed}], batch, policy)
+            return self._documents(
+                [item for item in items if item[0] not in {owners[i] for i in failed}], batch, policy
+            )
         findings = leaks.lexical(tables.records)
         leaking = {f.record for f in findings if f.verdict != "clear"}
         batch.counts.overlapped += len({f.record for f in findings} - leaking)
@@ -156,7 +164,11 @@ class Converter:
             findings = leaks.lexical(tables.records)
         records = leaks.with_verdicts(tables.records, findings)
         batch.counts.leaks += sum(f.verdict == "leak" for f in findings)
-        excluded = np.array([i in self._excluded for i in records.column("id").to_pylist()], dtype=bool) if self._excluded else None
+        excluded = (
+            np.array([i in self._excluded for i in records.column("id").to_pylist()], dtype=bool)
+            if self._excluded
+            else None
+        )
         counts = pa.compute.list_value_length(tables.tokens.column("token_ids")).to_pylist()
         for i, (owner, size) in enumerate(zip(owners, counts, strict=True)):
             if excluded is not None and excluded[i]:
@@ -179,7 +191,13 @@ class Converter:
         return Tables(records, tables.tokens, [])
 
     def _fit(
-        self, owners: list[int], documents: list[Document], encoded: Encoded, first: Sequence[int], batch: Batch, policy: AlignSpec
+        self,
+        owners: list[int],
+        documents: list[Document],
+        encoded: Encoded,
+        first: Sequence[int],
+        batch: Batch,
+        policy: AlignSpec,
     ) -> tuple[list[int], list[Document], bool]:
         """Cuts the documents that exceed the window into segments."""
         kept_owners: list[int] = []
@@ -270,7 +288,13 @@ def _pointer(unit: Mapping[str, Any]) -> tuple[str, str, int]:
 
 
 def _without(records: pa.Table, tokens: pa.Table | None, refused: set[tuple[str, str, int]]) -> tuple[pa.Table, Any]:
-    keep = pa.array([not any((s["corpus"], s["path"], s["index"]) in refused for s in row) for row in records.column("sources").to_pylist()], pa.bool_())
+    keep = pa.array(
+        [
+            not any((s["corpus"], s["path"], s["index"]) in refused for s in row)
+            for row in records.column("sources").to_pylist()
+        ],
+        pa.bool_(),
+    )
     return records.filter(keep), None if tokens is None else tokens.filter(keep)
 
 
@@ -302,7 +326,9 @@ def _conversations(unit: Mapping[str, Any]) -> Iterator[Conversation]:
         raise RecordError("too_deep", "the JSON is nested too deeply") from error
     source = Source(unit["corpus"], unit["path"], unit["index"], unit["format"], unit["license"], unit["sha256"])
     for conversation in CONVERTERS[unit["format"]].convert(value):
-        extra = {**conversation.extra, "key": unit["key"]} if unit["key"] is not None else conversation.extra
+        extra = conversation.extra
+        if unit["key"] is not None:
+            extra = {**extra, "key_" if "key" in extra else "key": unit["key"]}
         group = f"{unit['corpus']}/{conversation.group}" if conversation.group is not None else None
         yield replace(conversation, sources=(source,), extra=extra, group=group)
 
@@ -364,7 +390,9 @@ def convert_shard(units: Path, number: int, directory: Path, converter: Converte
             for table in (batch.records, batch.input_only):
                 if violations := record_violations(table):
                     first = violations[0]
-                    raise ConservationError(f"record {first.record} breaks an invariant ({first.code}): {first.message}")
+                    raise ConservationError(
+                        f"record {first.record} breaks an invariant ({first.code}): {first.message}"
+                    )
             write(paths["records"], batch.records)
             write(paths[tokens_name], batch.tokens)
             write(paths["input-only"], batch.input_only)

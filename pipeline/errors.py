@@ -7,6 +7,10 @@ class PipelineError(Exception):
     """A run that cannot go on; the message says what to do."""
 
 
+class ConfigError(PipelineError):
+    """A configuration or an argument that cannot be used."""
+
+
 class InputError(PipelineError):
     """An input that cannot be read."""
 

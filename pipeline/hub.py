@@ -27,7 +27,9 @@ def plan_upload(out: Path) -> list[Upload]:
         raise PipelineError(f"{dataset}: {problems[0]}; build it again before pushing")
     report = read_manifest(out / folders.REPORT)
     if report is not None and report.notes.get("gate_failures"):
-        raise PipelineError("the evaluation's gate failed: " + "; ".join(f["message"] for f in report.notes["gate_failures"]))
+        raise PipelineError(
+            "the evaluation's gate failed: " + "; ".join(f["message"] for f in report.notes["gate_failures"])
+        )
     card = dataset / "README.md"
     if not card.is_file():
         raise InputError(f"{dataset} has no card; run: multistream card {out}")

@@ -14,10 +14,10 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import msgspec
 import orjson
@@ -28,9 +28,12 @@ from pipeline.errors import InputError
 RAW_LIMIT = 65_536
 
 _CHUNK = 1 << 20
-_MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_MAGIC: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _CUT_SHORT = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+
+
+Buffered: TypeAlias = "io.BufferedReader[Any]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def read_units(path: Path, max_unit_bytes: int) -> Iterator[Unit]:
 def _decompressed(raw: IO[bytes], head: bytes) -> IO[bytes]:
     for magic, opener in _MAGIC.items():
         if head.startswith(magic):
-            return io.BufferedReader(opener(raw, "rb"), _CHUNK)  # type: ignore[arg-type]
+            return io.BufferedReader(opener(raw, "rb"), _CHUNK)
     if head.startswith(_ZSTD):
         import pyarrow as pa
 
@@ -81,7 +84,7 @@ def _decompressed(raw: IO[bytes], head: bytes) -> IO[bytes]:
 
 
 def _text_units(path: Path, stream: IO[bytes], limit: int) -> Iterator[Unit]:
-    buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, _CHUNK)  # type: ignore[type-var]
+    buffered: Buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, _CHUNK)
     start = buffered.peek(_CHUNK)[:_CHUNK].removeprefix(codecs.BOM_UTF8).lstrip()
     if not start:
         if not buffered.read(_CHUNK).strip():
@@ -113,7 +116,7 @@ def _unit(index: int, raw: bytes, key: str | None = None) -> Unit:
     return Unit(index, raw, hashlib.sha256(raw).hexdigest(), key)
 
 
-def _lines(stream: io.BufferedReader, limit: int) -> Iterator[Unit]:
+def _lines(stream: Buffered, limit: int) -> Iterator[Unit]:
     index = 0
     while line := stream.readline(limit + 1):
         if index == 0:
@@ -136,7 +139,7 @@ def _lines(stream: io.BufferedReader, limit: int) -> Iterator[Unit]:
 class _Scanner:
     """Decodes one JSON value after the other out of a stream, holding little more than one value at a time."""
 
-    def __init__(self, path: Path, stream: io.BufferedReader, limit: int) -> None:
+    def __init__(self, path: Path, stream: Buffered, limit: int) -> None:
         self._path, self._stream, self._limit = path, stream, limit
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._decoder = json.JSONDecoder()
@@ -178,7 +181,9 @@ class _Scanner:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 if len(self._text) - self._at > self._limit:
-                    raise InputError(f"{self._path}: {what} is larger than {self._limit} bytes or no JSON ({error.msg})") from error
+                    raise InputError(
+                        f"{self._path}: {what} is larger than {self._limit} bytes or no JSON ({error.msg})"
+                    ) from error
                 self._step = max(_CHUNK, 2 * (len(self._text) - self._at))
                 if not self._more():
                     raise InputError(f"{self._path} is cut short or no JSON: {what}: {error.msg}") from error
@@ -195,7 +200,7 @@ class _Scanner:
         return InputError(f"{self._path} is cut short or no JSON: {what}")
 
 
-def _elements(path: Path, stream: io.BufferedReader, limit: int, keyed: bool, scanner: _Scanner | None = None) -> Iterator[Unit]:
+def _elements(path: Path, stream: Buffered, limit: int, keyed: bool, scanner: _Scanner | None = None) -> Iterator[Unit]:
     scanner = scanner or _Scanner(path, stream, limit)
     close = "}" if keyed else "]"
     scanner.take()
@@ -224,13 +229,13 @@ def _elements(path: Path, stream: io.BufferedReader, limit: int, keyed: bool, sc
         raise InputError(f"{path} holds no records")
 
 
-def _object_units(path: Path, stream: io.BufferedReader, limit: int) -> Iterator[Unit]:
+def _object_units(path: Path, stream: Buffered, limit: int) -> Iterator[Unit]:
     """One object: a unit, or an object of records if only its values are of a known format."""
     from converters import detect_format
 
     data = stream.read(limit + 1)
     if len(data) > limit:
-        whole = io.BufferedReader(_Chained(data, stream), _CHUNK)
+        whole: Buffered = io.BufferedReader(_Chained(data, stream), _CHUNK)
         yield from _elements(path, whole, limit, keyed=True)
         return
     try:

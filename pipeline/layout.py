@@ -44,13 +44,16 @@ def lay_out(timeline: Timeline, encoded: Encoded, first_span: int, lag: int) -> 
 
     Raises RecordError (``cycle``) where the waits contradict each other.
     """
-    events = _snap(timeline, encoded, first_span)
-    _assign_rows(timeline, events, lag)
+    events, earliest = _snap(timeline, encoded, first_span)
+    _assign_rows(timeline, events, earliest, lag)
     return events
 
 
-def _snap(timeline: Timeline, encoded: Encoded, first_span: int) -> Events:
-    """Chunks with token and character ranges. Emptied chunks merge into a neighbour and unite their ``after``."""
+def _snap(timeline: Timeline, encoded: Encoded, first_span: int) -> tuple[Events, list[int]]:
+    """Chunks with token and character ranges, and the first row that each may start at.
+
+    Emptied chunks merge into a neighbour and unite their ``after``; the later of their earliest rows counts.
+    """
     events = Events([], [], [], [], [], [], [], [], [])
     where: list[int] = []
     chunk, chunks = 0, len(timeline.chunk_span)
@@ -74,7 +77,10 @@ def _snap(timeline: Timeline, encoded: Encoded, first_span: int) -> Events:
             events.final[-1] = True
         chunk = last + 1
     events.after[:] = [tuple(sorted({where[a] for a in waits} - {i})) for i, waits in enumerate(events.after)]
-    return events
+    earliest = [0] * len(events.span)
+    for event, row in zip(where, timeline.earliest or (), strict=False):
+        earliest[event] = max(earliest[event], row)
+    return events, earliest
 
 
 def _append(events: Events, span: int, low: int, high: int, first: int, last: int, after: tuple[int, ...]) -> None:
@@ -115,19 +121,22 @@ def _merge_empty(
     return where
 
 
-def _snap_ends(text: str, ends: npt.NDArray[np.int64], chunk_ends: Sequence[int], forward: bool) -> list[tuple[int, int]]:
+def _snap_ends(
+    text: str, ends: npt.NDArray[np.int64], chunk_ends: Sequence[int], forward: bool
+) -> list[tuple[int, int]]:
     """(token, character) boundary of each chunk end but the last: the nearest token end that splits no character."""
+    whole = np.append(ends[1:] != ends[:-1], True)
     if text.isascii():
         chars_at = None
         targets = list(chunk_ends)
-        valid = np.arange(len(ends))
+        valid = np.flatnonzero(whole)
     else:
         raw = np.frombuffer(text.encode(), dtype=np.uint8)
         starts = np.append((raw & 0xC0) != 0x80, True)
         chars_at = np.concatenate([[0], np.cumsum(starts[:-1])])
         byte_of_char = np.flatnonzero(starts)
         targets = [int(byte_of_char[end]) for end in chunk_ends]
-        valid = np.flatnonzero(starts[ends])
+        valid = np.flatnonzero(starts[ends] & whole)
     at = ends[valid]
     found = np.searchsorted(at, targets, side="left" if forward else "right") - (0 if forward else 1)
     step = 1 if forward else -1
@@ -147,33 +156,21 @@ def _char(chars_at: npt.NDArray[np.int64] | None, byte: int) -> int:
     return byte if chars_at is None else int(chars_at[byte])
 
 
-def _assign_rows(timeline: Timeline, events: Events, lag: int) -> None:
+def _assign_rows(timeline: Timeline, events: Events, earliest: list[int], lag: int) -> None:
     stream = [timeline.spans[s].stream for s in events.span]
     count = len(stream)
     events.start.extend([0] * count)
     events.end.extend([0] * count)
     free = [0] * len(timeline.streams)
-    earliest = _earliest(timeline, events)
     for i in _order(events.after, stream):
         own = stream[i]
-        start = max(free[own], earliest[i]) if earliest else free[own]
+        start = max(free[own], earliest[i])
         for other in events.after[i]:
             ready = events.end[other] + (lag if stream[other] != own else 0)
             if ready > start:
                 start = ready
         events.start[i] = start
         events.end[i] = free[own] = start + events.tokens[i] + events.final[i]
-
-
-def _earliest(timeline: Timeline, events: Events) -> list[int] | None:
-    if timeline.earliest is None:
-        return None
-    by_start = {}
-    previous = -1
-    for chunk, span in enumerate(timeline.chunk_span):
-        by_start[span, timeline.chunk_end[chunk - 1] if span == previous else 0] = timeline.earliest[chunk]
-        previous = span
-    return [by_start.get((span, low), 0) for span, low in zip(events.span, events.low, strict=True)]
 
 
 def _order(after: list[tuple[int, ...]], stream: list[int]) -> Sequence[int]:

@@ -75,9 +75,14 @@ def _findings(c: EventColumns) -> Iterator[Finding]:
         earlier = order_key[low:high] < order_key[event] if ordered else np.ones(high - low, dtype=bool)
         done = ready[low:high] <= c.start[event]
         unread = np.flatnonzero(is_source[low:high] & earlier & ~done) + low
-        read = np.flatnonzero(done | ((c.stream[low:high] == c.stream[event]) & (c.end[low:high] <= c.start[event]))) + low
+        read = (
+            np.flatnonzero(done | ((c.stream[low:high] == c.stream[event]) & (c.end[low:high] <= c.start[event]))) + low
+        )
         evidence = tuple(
-            (key, at - low) for key, at in _too_early(texts[event], [(texts[u], u) for u in unread.tolist()], [texts[r] for r in read.tolist()])
+            (key, at - low)
+            for key, at in _too_early(
+                texts[event], [(texts[u], u) for u in unread.tolist()], [texts[r] for r in read.tolist()]
+            )
         )
         verdict: Verdict = "clear" if not evidence else "leak" if ordered else "weak"
         yield Finding(record, event - low, verdict, evidence)

@@ -53,7 +53,11 @@ class Manifest:
 
     def paths(self, directory: Path, prefix: str) -> list[Path]:
         """The outputs whose file name starts with ``prefix``, in order of their paths."""
-        return [directory / o.path for o in sorted(self.outputs, key=lambda o: o.path) if Path(o.path).name.startswith(prefix)]
+        return [
+            directory / o.path
+            for o in sorted(self.outputs, key=lambda o: o.path)
+            if Path(o.path).name.startswith(prefix)
+        ]
 
 
 def canonical_json(value: Any) -> str:
@@ -165,7 +169,13 @@ Work = Callable[[], tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]]
 
 
 def run_stage(
-    directory: Path, stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str], work: Work, fresh: bool = False
+    directory: Path,
+    stage: str,
+    version: int,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    work: Work,
+    fresh: bool = False,
 ) -> Result:
     """Runs a stage, or skips it if the same one is there whole. ``work`` writes into ``directory`` and balances its books."""
     wanted = fingerprint(stage, version, config, inputs)
@@ -178,7 +188,15 @@ def run_stage(
     outputs, counters, notes = work()
     _remove_strangers(directory, {o.path for o in outputs})
     manifest = Manifest(
-        stage, version, wanted, dict(config), dict(inputs), tuple(outputs), dict(counters), round(time.monotonic() - started, 3), dict(notes)
+        stage,
+        version,
+        wanted,
+        dict(config),
+        dict(inputs),
+        tuple(outputs),
+        dict(counters),
+        round(time.monotonic() - started, 3),
+        dict(notes),
     )
     write_manifest(directory, manifest)
     return Result(directory, manifest, skipped=False)

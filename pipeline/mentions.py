@@ -11,6 +11,7 @@ import re
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(
@@ -23,16 +24,20 @@ _LIST_MARK = re.compile(r"(?:^|\n)[ \t>*-]*\(?\d{1,2}[.):](?=\s|$)")
 _QUOTED = re.compile(r"\"([^\"\n]{2,80})\"|“([^”\n]{2,80})”|`([^`\n]{2,80})`|「([^」\n]{2,80})」|«([^»\n]{2,80})»")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:\n。！？]|[-*•]\s)[\s\"'“(*_#>]*$")
 
-_NEGATION = re.compile(r"\b(?:not|no|never|none|nor|neither|without|cannot|false|null|unable)\b|n['’]t\b|[不没無无]", re.IGNORECASE)
-
-_STOP = frozenset(
-    """a about above after again all also am an and any are as at be because been before being below between both but by
-    can could did do does doing down during each either few for from further get had has have having he her here hers him
-    his how however i if in into is it its itself just let ll me might more most must my no nor not now of off on once one
-    only or other our ours out over own per please re s same she should so some such t than that the their theirs them then
-    there therefore these they this those through thus to too under until up upon us ve very was we were what when where
-    which while who whom why will with would yes you your yours""".split()
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|none|nor|neither|without|cannot|false|null|unable)\b|n['’]t\b|[不没無无]", re.IGNORECASE
 )
+
+#: English words that say nothing of their own.
+_STOP_WORDS = """
+a about above after again all also am an and any are as at be because been before being below between both but by
+can could did do does doing down during each either few for from further get had has have having he her here hers him
+his how however i if in into is it its itself just let ll me might more most must my no nor not now of off on once one
+only or other our ours out over own per please re s same she should so some such t than that the their theirs them then
+there therefore these they this those through thus to too under until up upon us ve very was we were what when where
+which while who whom why will with would yes you your yours
+"""
+_STOP = frozenset(_STOP_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def is_known(key: str, keys: Set[str]) -> bool:
     parts = pieces(key)
     if len(parts) > 1:
         return all(part in keys for part in parts)
-    return key.endswith("s") and key[:-1] in keys or key + "s" in keys
+    return (key.endswith("s") and key[:-1] in keys) or key + "s" in keys
 
 
 @lru_cache(maxsize=4096)
@@ -101,9 +106,11 @@ def mentions(text: str) -> Mentions:
                 continue
             content[key] = None
             start = match.start()
-            if _is_identifier(word) or (word[0].isupper() and not _SENTENCE_START.search(text, max(0, start - 8), start)):
-                required[key] = None
-            elif any(low <= start < high for low, high in quoted):
+            if (
+                _is_identifier(word)
+                or (word[0].isupper() and not _SENTENCE_START.search(text, max(0, start - 8), start))
+                or any(low <= start < high for low, high in quoted)
+            ):
                 required[key] = None
     return Mentions(tuple(required), tuple(content))
 
@@ -146,5 +153,5 @@ def _is_identifier(word: str) -> bool:
         or "@" in word
         or any(c.isdigit() for c in word)
         or (len(word) > 1 and word.isupper())
-        or any(a.islower() and b.isupper() for a, b in zip(word, word[1:], strict=False))
+        or any(a.islower() and b.isupper() for a, b in pairwise(word))
     )

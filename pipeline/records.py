@@ -61,7 +61,8 @@ class Clock:
 
 def encode_spans(documents: Sequence[Timeline], tokenizer: TextTokenizer) -> tuple[Encoded, list[int]]:
     """Encodes every span of every timeline at once; the second value is each timeline's first span."""
-    first, texts = [], []
+    first: list[int] = []
+    texts: list[str] = []
     for timeline in documents:
         first.append(len(texts))
         texts.extend(span.text for span in timeline.spans)
@@ -83,13 +84,26 @@ def build_tables(documents: Sequence[Document], clock: Clock, encoded: Encoded, 
     kept: list[int] = []
     laid: list[Events] = []
     for i, document in enumerate(documents):
+        spans = range(first_span[i], first_span[i] + len(document.timeline.spans))
         try:
+            if not spans:
+                raise RecordError("empty", "the timeline says nothing")
+            if lost := encoded.lossy.intersection(spans):
+                raise _unencodable(document.timeline.spans[min(lost) - first_span[i]], clock.tokenizer)
             laid.append(lay_out(document.timeline, encoded, first_span[i], clock.lag))
             kept.append(i)
         except RecordError as error:
             failed.append((i, error))
     columns = _Columns([documents[i] for i in kept], laid, [first_span[i] for i in kept], encoded, clock)
     return Tables(columns.records(), columns.tokens(), failed)
+
+
+def _unencodable(span: Span, tokenizer: TextTokenizer) -> RecordError:
+    characters = {c for c in span.text if tokenizer.encode([c]).lossy}
+    shown = ", ".join(f"U+{ord(c):04X}" for c in sorted(characters)[:5]) or "some characters"
+    return RecordError(
+        "unencodable", f"message {span.message} holds {shown}, which tokenizer {tokenizer.name} cannot encode"
+    )
 
 
 def token_grid_metadata(clock: Clock) -> dict[bytes, bytes]:
@@ -102,7 +116,12 @@ class _Columns:
     """The events of a batch as flat columns, in the order of the records and of (start, stream) within each."""
 
     def __init__(
-        self, documents: Sequence[Document], laid: Sequence[Events], first_span: Sequence[int], encoded: Encoded, clock: Clock
+        self,
+        documents: Sequence[Document],
+        laid: Sequence[Events],
+        first_span: Sequence[int],
+        encoded: Encoded,
+        clock: Clock,
     ) -> None:
         self.documents, self.laid, self.encoded, self.clock = documents, laid, encoded, clock
         counts = np.fromiter((len(e.span) for e in laid), dtype=np.int64, count=len(laid))
@@ -117,7 +136,12 @@ class _Columns:
         start, end = _flat(laid, "start"), _flat(laid, "end")
         stream = np.fromiter((s.stream for s in self.spans), dtype=np.int64, count=len(self.spans))[span]
         self.order = np.lexsort((stream, start, self.document))
-        self.span, self.start, self.end, self.stream = span[self.order], start[self.order], end[self.order], stream[self.order]
+        self.span, self.start, self.end, self.stream = (
+            span[self.order],
+            start[self.order],
+            end[self.order],
+            stream[self.order],
+        )
         encoded_span = (local_span + np.repeat(np.array(first_span, dtype=np.int64), counts))[self.order]
         self.first_token = encoded.offsets[encoded_span] + _flat(laid, "first_token")[self.order]
         self.token_count = _flat(laid, "tokens")[self.order]
@@ -159,7 +183,14 @@ class _Columns:
             ],
             "sources": [
                 [
-                    {"corpus": s.corpus, "path": s.path, "index": s.index, "format": s.format, "license": s.license, "sha256": s.sha256}
+                    {
+                        "corpus": s.corpus,
+                        "path": s.path,
+                        "index": s.index,
+                        "format": s.format,
+                        "license": s.license,
+                        "sha256": s.sha256,
+                    }
                     for s in d.conversation.sources
                 ]
                 for d in documents
@@ -196,7 +227,9 @@ class _Columns:
             "kind": _take([s.kind for s in spans], self.span, pa.string()),
             "final": self.final,
             "interrupted": self.interrupted,
-            "text": [text if a == 0 and b == len(text) else text[a:b] for text, a, b in zip(texts, low, high, strict=True)],
+            "text": [
+                text if a == 0 and b == len(text) else text[a:b] for text, a, b in zip(texts, low, high, strict=True)
+            ],
             "weight": self.weight,
             "time_ms": _take([s.time_ms for s in spans], self.span, pa.int64()),
             "after": self._after(),
@@ -219,7 +252,9 @@ class _Columns:
         by_event = np.lexsort((values, rank[owner])) if len(values) else np.zeros(0, dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(counts[self.order])]) if len(lists) else np.zeros(1, dtype=np.int64)
         type_ = RECORDS.field("events").type.value_type.field("after").type
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values[by_event], pa.int32()), type=type_)
+        return pa.ListArray.from_arrays(
+            pa.array(offsets, pa.int32()), pa.array(values[by_event], pa.int32()), type=type_
+        )
 
     def tokens(self) -> pa.Table:
         cells = self.end - self.start

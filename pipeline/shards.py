@@ -48,7 +48,9 @@ class TableWriter:
 
     @staticmethod
     @contextmanager
-    def several(schemas: dict[Path, pa.Schema], optional: set[Path] | None = None) -> Iterator[Callable[[Path, pa.Table], None]]:
+    def several(
+        schemas: dict[Path, pa.Schema], optional: set[Path] | None = None
+    ) -> Iterator[Callable[[Path, pa.Table], None]]:
         """Several files at once, published together at the end; an ``optional`` one only if it got rows."""
         optional = optional or set()
         for path in optional:
@@ -85,12 +87,16 @@ class ShuffleConfig:
 
 def group_hashes(groups: Sequence[str], config: ShuffleConfig) -> npt.NDArray[np.uint64]:
     """A seeded hash of every group: which side of the split it is on depends on nothing else."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(g.encode(), seed=config.seed) for g in groups), dtype=np.uint64, count=len(groups))
+    return np.fromiter(
+        (xxhash.xxh3_64_intdigest(g.encode(), seed=config.seed) for g in groups), dtype=np.uint64, count=len(groups)
+    )
 
 
 def shuffle_keys(ids: Sequence[str], config: ShuffleConfig) -> npt.NDArray[np.uint64]:
     """The place of every record in the global order: a seeded hash of its id, whatever shard it came from."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(i.encode(), seed=config.seed + 1) for i in ids), dtype=np.uint64, count=len(ids))
+    return np.fromiter(
+        (xxhash.xxh3_64_intdigest(i.encode(), seed=config.seed + 1) for i in ids), dtype=np.uint64, count=len(ids)
+    )
 
 
 def shuffle_and_split(

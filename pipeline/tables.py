@@ -48,7 +48,9 @@ _EVENT = pa.struct(
         pa.field("weight", pa.float32(), nullable=False),
         pa.field("time_ms", pa.int64()),
         pa.field("after", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
-        pa.field("lexical", pa.string()),  # verdict of the lexical leak detector: null (nothing to check), "clear", "leak"
+        pa.field(
+            "lexical", pa.string()
+        ),  # verdict of the lexical leak detector: null (nothing to check), "clear", "leak"
         pa.field("gain", pa.float32()),  # future-information gain, nats per token
         pa.field("judged", pa.string()),  # verdict of a chat model
     ]

@@ -23,13 +23,14 @@ _GRAPHEME = regex.compile(r"\X")
 
 def cut(text: str, unit: ChunkUnit) -> list[int]:
     """End offsets of the sentences (lines, and clauses of long sentences) or paragraphs of ``text``."""
-    if unit == "paragraph":
-        ends = {match.start() for match in _PARAGRAPHS.finditer(text)}
-    else:
-        ends = _sentence_ends(text)
+    ends = _paragraph_ends(text) if unit == "paragraph" else _sentence_ends(text)
     ends.discard(0)
     ends.add(len(text))
     return sorted(end for end in ends if end == len(text) or is_grapheme_boundary(text, end))
+
+
+def _paragraph_ends(text: str) -> set[int]:
+    return {match.start() for match in _PARAGRAPHS.finditer(text)}
 
 
 def _sentence_ends(text: str) -> set[int]:

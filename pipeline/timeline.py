@@ -78,7 +78,9 @@ class Timeline:
     earliest: list[int] | None = None
 
 
-def spans_of(conversation: Conversation, question: QuestionOrder = "first") -> tuple[tuple[Stream, ...], tuple[Span, ...], list[int]]:
+def spans_of(
+    conversation: Conversation, question: QuestionOrder = "first"
+) -> tuple[tuple[Stream, ...], tuple[Span, ...], list[int]]:
     """The streams and spans of a conversation, in source order, and the indices of the messages that say nothing.
 
     ``question``: whether the text of an input message with context parts is laid out before or after the context.
@@ -86,7 +88,9 @@ def spans_of(conversation: Conversation, question: QuestionOrder = "first") -> t
     calls = _CallBook(conversation.messages)
     spans: list[tuple[str, int, Span]] = []
     silent: list[int] = []
-    leading_system = next((i for i, m in enumerate(conversation.messages) if m.role != "system"), len(conversation.messages))
+    leading_system = next(
+        (i for i, m in enumerate(conversation.messages) if m.role != "system"), len(conversation.messages)
+    )
     for index, message in enumerate(conversation.messages):
         if index == leading_system and conversation.tools:
             spans.append(("system", 0, _tools_span(conversation.tools)))
@@ -135,7 +139,9 @@ def _part_spans(message: Message, index: int, part_index: int, calls: _CallBook)
         return [("tool", slot, header), ("tool", slot, span("tool_result", part.text, call=call))]
     if not part.text or part.kind == "media":
         return []
-    role = {"assistant": "thought" if part.kind == "thinking" else "assistant", "tool": "tool"}.get(message.role, message.role)
+    role = {"assistant": "thought" if part.kind == "thinking" else "assistant", "tool": "tool"}.get(
+        message.role, message.role
+    )
     return [(role, 0, span("message", part.text))]
 
 
@@ -164,7 +170,10 @@ class _CallBook:
                     names.append(part.name or "")
                 elif part.kind == "tool_result":
                     call = _pair(opened, part)
-                    self._results[m, p] = (call, part.name or message.name or (names[call] if call is not None else "tool"))
+                    self._results[m, p] = (
+                        call,
+                        part.name or message.name or (names[call] if call is not None else "tool"),
+                    )
                     if call is not None:
                         answered[call] = (m, p)
         self._slot = _slots(messages, self.ordinal, answered)
@@ -178,7 +187,9 @@ class _CallBook:
 def _pair(opened: list[_Open], part: Part) -> int | None:
     if part.call_id is not None:
         matching = [i for i, (_, call_id, _) in enumerate(opened) if call_id == part.call_id]
-        chosen = matching[-1:] or _first_of_latest([i for i, (_, call_id, _) in enumerate(opened) if call_id is None], opened)
+        chosen = matching[-1:] or _first_of_latest(
+            [i for i, (_, call_id, _) in enumerate(opened) if call_id is None], opened
+        )
     else:
         chosen = _first_of_latest(list(range(len(opened))), opened)
     return opened.pop(chosen[0])[0] if chosen else None

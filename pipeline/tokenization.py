@@ -18,15 +18,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import PipelineError
+
 if TYPE_CHECKING:
     import tiktoken
-    import tokenizers
 
 IntArray = npt.NDArray[np.int64]
 
 #: Split pattern of the Llama-3 tiktoken encoding, as published with the model (meta-llama/llama-models, tokenizer.py).
-_LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3_PATTERN = "|".join(
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
 )
 _LLAMA3_SPECIAL = {"<|begin_of_text|>": 0, "<|end_of_text|>": 1, "<|reserved_special_token_0|>": 2, "<|eot_id|>": 9}
 _LLAMA3_RESERVED = 256
@@ -37,7 +46,7 @@ _EOM = ("<|eot_id|>", "<|im_end|>", "<|eot|>", "<end_of_turn>", "</s>", "<eos>")
 _SILENCE = ("<|reserved_special_token_0|>", "<|endoftext|>", "<|fim_pad|>", "<pad>", "<unk>")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(PipelineError):
     """A tokenizer spec that cannot be used; one line that says what to do."""
 
 
@@ -45,12 +54,14 @@ class TokenizerError(ValueError):
 class Encoded:
     """A batch of texts as one flat array. Text ``i`` has ids ``ids[offsets[i]:offsets[i+1]]``.
 
-    ``ends[j]`` is the number of bytes of its text (UTF-8) that tokens up to and with ``j`` cover.
+    ``ends[j]`` is the number of bytes of its text (UTF-8) that tokens up to and with ``j`` cover. ``lossy``: the texts
+    whose tokens do not decode to them again (the vocabulary has no token for some byte).
     """
 
     ids: npt.NDArray[np.int32]
     offsets: IntArray
     ends: IntArray
+    lossy: frozenset[int] = frozenset()
 
     @cached_property
     def counts(self) -> IntArray:
@@ -95,7 +106,9 @@ def load_tokenizer(spec: str) -> TextTokenizer:
         from pipeline.packaged import PackagedModelError, tokenizer_file
 
         try:
-            return HuggingFaceTokenizer("smollm2", tokenizer_file(), bos="<|im_start|>", eom="<|im_end|>", silence="<|endoftext|>")
+            return HuggingFaceTokenizer(
+                "smollm2", tokenizer_file(), bos="<|im_start|>", eom="<|im_end|>", silence="<|endoftext|>"
+            )
         except PackagedModelError as error:
             raise TokenizerError(str(error)) from error
     if spec.startswith("tiktoken:"):
@@ -112,20 +125,26 @@ def load_tokenizer(spec: str) -> TextTokenizer:
 
 def _from_hub(spec: str) -> Path:
     if spec.count("/") != 1 or spec.startswith((".", "/")):
-        raise TokenizerError(f"tokenizer {spec!r} is not there; use smollm2, a folder, a Hub id (owner/name) or tiktoken:PATH")
+        raise TokenizerError(
+            f"tokenizer {spec!r} is not there; use smollm2, a folder, a Hub id (owner/name) or tiktoken:PATH"
+        )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(spec, "tokenizer.json"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise TokenizerError(f"tokenizer {spec!r} could not be fetched from the Hub: {str(error).splitlines()[0]}") from error
+        raise TokenizerError(
+            f"tokenizer {spec!r} could not be fetched from the Hub: {str(error).splitlines()[0]}"
+        ) from error
 
 
 class HuggingFaceTokenizer:
     """A ``tokenizer.json`` through the ``tokenizers`` library."""
 
-    def __init__(self, name: str, path: Path, bos: str | None = None, eom: str | None = None, silence: str | None = None) -> None:
+    def __init__(
+        self, name: str, path: Path, bos: str | None = None, eom: str | None = None, silence: str | None = None
+    ) -> None:
         import tokenizers
 
         try:
@@ -141,10 +160,17 @@ class HuggingFaceTokenizer:
         self.name = name
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        added = {token.content: id_ for id_, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        added = {
+            token.content: id_ for id_, token in self._tokenizer.get_added_tokens_decoder().items() if token.special
+        }
         self.bos_id = _special(added, "beginning", (bos,) if bos else _BOS, name)
         self.eom_id = _special(added, "end-of-message", (eom,) if eom else _EOM, name)
-        self.silence_id = _special({t: i for t, i in added.items() if i not in (self.bos_id, self.eom_id)}, "silence", (silence,) if silence else _SILENCE, name)
+        self.silence_id = _special(
+            {t: i for t, i in added.items() if i not in (self.bos_id, self.eom_id)},
+            "silence",
+            (silence,) if silence else _SILENCE,
+            name,
+        )
 
     @cached_property
     def _byte_lengths(self) -> npt.NDArray[np.int32]:
@@ -159,13 +185,13 @@ class HuggingFaceTokenizer:
         """Encodes a batch, special tokens off; look-alikes of special tokens stay text."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         parts = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-        return _encoded(parts, texts, self._byte_lengths, self._slow_ends)
+        return _encoded(parts, texts, self._byte_lengths, self)
 
-    def _slow_ends(self, text: str) -> IntArray:
+    def slow_ends(self, text: str) -> IntArray:
         """Byte ends from the tokenizer's own character offsets, for vocabularies that are not byte-level."""
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         sizes = np.concatenate([[0], np.cumsum([len(c.encode()) for c in text])]).astype(np.int64)
-        ends = sizes[np.maximum.accumulate(np.array([end for _, end in offsets], dtype=np.int64))]
+        ends: IntArray = sizes[np.maximum.accumulate(np.array([end for _, end in offsets], dtype=np.int64))]
         if len(ends):
             ends[-1] = sizes[-1]
         return ends
@@ -196,7 +222,9 @@ class TiktokenTokenizer:
         special = {token: base + i for token, i in _LLAMA3_SPECIAL.items()}
         self.bos_id, self.eom_id = special["<|begin_of_text|>"], special["<|eot_id|>"]
         self.silence_id = special["<|reserved_special_token_0|>"]
-        self._encoding: tiktoken.Encoding = tiktoken.Encoding(self.name, pat_str=_LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        self._encoding: tiktoken.Encoding = tiktoken.Encoding(
+            self.name, pat_str=_LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=special
+        )
         self._byte_lengths = np.zeros(self.vocab_size, dtype=np.int32)
         for token, id_ in ranks.items():
             self._byte_lengths[id_] = len(token)
@@ -216,10 +244,17 @@ def _special(added: dict[str, int], what: str, candidates: Sequence[str], name: 
     for token in candidates:
         if token in added:
             return added[token]
-    raise TokenizerError(f"tokenizer {name!r} has no special token to serve as {what}; looked for: {', '.join(candidates)}")
+    raise TokenizerError(
+        f"tokenizer {name!r} has no special token to serve as {what}; looked for: {', '.join(candidates)}"
+    )
 
 
-def _encoded(parts: list[npt.NDArray[np.int32]], texts: Sequence[str], byte_lengths: npt.NDArray[np.int32], slow: Any) -> Encoded:
+def _encoded(
+    parts: list[npt.NDArray[np.int32]],
+    texts: Sequence[str],
+    byte_lengths: npt.NDArray[np.int32],
+    slow: HuggingFaceTokenizer | None,
+) -> Encoded:
     counts = np.fromiter((len(p) for p in parts), dtype=np.int64, count=len(parts))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
@@ -227,11 +262,13 @@ def _encoded(parts: list[npt.NDArray[np.int32]], texts: Sequence[str], byte_leng
     base = running[offsets[:-1]]
     ends = running[1:] - np.repeat(base, counts)
     sizes = np.fromiter((len(t) if t.isascii() else len(t.encode()) for t in texts), dtype=np.int64, count=len(texts))
+    lossy: set[int] = set()
     for i in np.flatnonzero(running[offsets[1:]] - base != sizes):
-        if slow is None:
-            raise TokenizerError(f"text of {sizes[i]} bytes was not covered by its tokens")
-        ends[offsets[i] : offsets[i + 1]] = slow(texts[i])
-    return Encoded(ids, offsets, ends)
+        if slow is None or slow.decode(parts[i].tolist()) != texts[i]:
+            lossy.add(int(i))
+        if slow is not None:
+            ends[offsets[i] : offsets[i + 1]] = slow.slow_ends(texts[i])
+    return Encoded(ids, offsets, ends, frozenset(lossy))
 
 
 def tokenizer_json(tokenizer: TextTokenizer) -> str:

@@ -55,7 +55,9 @@ class Report:
             "tokens": self.tokens,
             "checked": dict(self.checked),
             "failures": dict(self.failures),
-            "offenders": {kind: [{"where": w, "message": m} for w, m in found] for kind, found in self.offenders.items()},
+            "offenders": {
+                kind: [{"where": w, "message": m} for w, m in found] for kind, found in self.offenders.items()
+            },
             "notes": self.notes,
         }
 
@@ -68,7 +70,9 @@ def validate(path: Path, progress: Callable[[int], None] | None = None) -> Repor
     files = folders.find_records(path)
     tokenizers: dict[str, TextTokenizer | None] = {}
     for place in files.records:
-        tokens = [p for p in files.tokens if p.parent == place.parent and p.name.endswith(place.name.removeprefix("records"))]
+        tokens = [
+            p for p in files.tokens if p.parent == place.parent and p.name.endswith(place.name.removeprefix("records"))
+        ]
         _shard(place, tokens, report, tokenizers, progress)
     if not files.tokens:
         report.notes.append("no token shards were there to compare with")
@@ -87,14 +91,22 @@ def _books(path: Path, report: Report) -> None:
         if read_manifest(ingest) and read_manifest(convert):
             report.checked["books"] += recount_convert(ingest, convert)["in"]
         if read_manifest(dataset) and read_manifest(convert):
-            inputs = [(s, sorted((path / s).glob("records-*.parquet"))) for s in (folders.CONVERT, folders.SYNTH) if (path / s).is_dir()]
+            inputs = [
+                (s, sorted((path / s).glob("records-*.parquet")))
+                for s in (folders.CONVERT, folders.SYNTH)
+                if (path / s).is_dir()
+            ]
             recount_dataset(inputs, dataset)
     except ConservationError as error:
         report.fail("conservation", str(path), str(error))
 
 
 def _shard(
-    path: Path, tokens: list[Path], report: Report, tokenizers: dict[str, TextTokenizer | None], progress: Callable[[int], None] | None
+    path: Path,
+    tokens: list[Path],
+    report: Report,
+    tokenizers: dict[str, TextTokenizer | None],
+    progress: Callable[[int], None] | None,
 ) -> None:
     from schemas import violations
 
@@ -137,7 +149,9 @@ def _leaks(table: pa.Table, ids: list[str], report: Report) -> None:
             report.fail("leaks", ids[finding.record], f"event {finding.event} says before it was read: {said}")
 
 
-def _tokens(table: pa.Table, batch: pa.RecordBatch | None, report: Report, tokenizers: dict[str, TextTokenizer | None]) -> None:
+def _tokens(
+    table: pa.Table, batch: pa.RecordBatch | None, report: Report, tokenizers: dict[str, TextTokenizer | None]
+) -> None:
     if batch is None or batch.num_rows != table.num_rows:
         report.fail("tokens", str(table.column("id")[0]), "fewer token rows than records")
         return
@@ -149,7 +163,9 @@ def _tokens(table: pa.Table, batch: pa.RecordBatch | None, report: Report, token
         report.fail("tokens", violation.record, f"{violation.code}: {violation.message}")
 
 
-def _tokenizer(clock: dict[str, Any], tokenizers: dict[str, TextTokenizer | None], report: Report) -> TextTokenizer | None:
+def _tokenizer(
+    clock: dict[str, Any], tokenizers: dict[str, TextTokenizer | None], report: Report
+) -> TextTokenizer | None:
     """The clock's tokenizer, if the packaged one is it; text can then be encoded again."""
     digest = clock["tokenizer_sha256"]
     if digest not in tokenizers:

@@ -63,7 +63,7 @@ def violations(name: str, values: Iterable[Any]) -> Iterator[tuple[int, str]]:
 
 def reference_violations(name: str, values: Iterable[Any]) -> Iterator[tuple[int, str]]:
     """``violations`` by the pure Python ``jsonschema``: slow, for comparison. Which error comes first may differ."""
-    import jsonschema  # type: ignore[import-untyped]
+    import jsonschema
 
     check = jsonschema.Draft202012Validator(load(name))
     for index, value in enumerate(values):

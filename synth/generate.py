@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from synth.config import SynthConfig
 from synth.engines import Completion, Engine
@@ -53,6 +49,8 @@ def synthesize_tables(
 ) -> tuple[list[Table], list[Rejected], Counters]:
     """Ask the engine for ``config.samples`` tables; each sample is in exactly one of the two lists, in order of index.
 
+    A table that was accepted before in the run is rejected as a duplicate.
+
     Raises:
         SynthError: a scenario cannot be read, or a request does not fit the model.
     """
@@ -65,35 +63,6 @@ def synthesize_tables(
         else:
             rejects.append(result)
     return tables, rejects, books.close(engine)
-
-
-def synthesize(
-    config: SynthConfig, out_dir: str | Path, progress: Progress | None = None, engine: Engine | None = None
-) -> dict[str, Any]:
-    """Write ``tables.jsonl``, ``rejects.jsonl`` and ``summary.json`` to ``out_dir``, and return the summary.
-
-    Files appear whole, the summary last. Memory is bounded by ``config.batch_size``. Without ``engine`` vLLM is loaded
-    for the run and stopped after it.
-
-    Raises:
-        SynthError: see :class:`synth.engines.vllm_engine.VllmEngine` and :func:`synthesize_tables`.
-    """
-    if engine is None:
-        from synth.engines.vllm_engine import VllmEngine
-
-        load_scenarios(config.scenarios)
-        with VllmEngine(config.model, config.engine, batch_size=config.batch_size, seed=config.seed) as own:
-            return synthesize(config, out_dir, progress, own)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    books = _Books()
-    with _whole(out / "tables.jsonl") as tables, _whole(out / "rejects.jsonl") as rejects:
-        for result in _results(config, engine, books, progress):
-            (tables if isinstance(result, Table) else rejects).write(_line(asdict(result)))
-    summary = books.close(engine).as_dict()
-    with _whole(out / "summary.json") as file:
-        file.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-    return summary
 
 
 def dry_run(config: SynthConfig) -> dict[str, Any]:
@@ -186,20 +155,3 @@ class _Books:
             seconds=round(self.seconds, 3),
             engine=engine.describe(),
         )
-
-
-def _line(content: dict[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline import leaks
 from pipeline.checks import record_violations
-from pipeline.conversation import Conversation, Message, Part, RecordError, Source
+from pipeline.conversation import Conversation, Message, Part, PartKind, RecordError, Source
 from pipeline.errors import ConservationError
 from pipeline.manifest import Output, Result, balance, output_of, run_stage
 from pipeline.records import Clock, Document, build_tables, encode_spans, token_grid_metadata
@@ -28,8 +28,8 @@ from pipeline.timeline import Span, Timeline
 from pipeline.tokenization import load_tokenizer, metadata
 from synth.config import SynthConfig
 from synth.engines import Engine
-from synth.generators import Rejected, Table
 from synth.generate import Progress, synthesize_tables
+from synth.generators import Rejected, Table
 from synth.scenarios import load_scenarios
 
 STAGE, VERSION = "synthesize", 1
@@ -72,7 +72,7 @@ def table_timeline(table: Table) -> tuple[Conversation, Timeline]:
         spans.append(Span(stream, number, 0, "message", text))
         info = table.streams[stream]
         is_output = info.direction == "output"
-        kind = "thinking" if info.role == "thought" else "text"
+        kind: PartKind = "thinking" if info.role == "thought" else "text"
         messages.append(Message("assistant" if is_output else "user", (Part(kind, text),), name=info.name))
     after = [tuple(d for d, row in enumerate(chunk_row) if row < chunk_row[c]) for c in range(len(chunk_row))]
     return Conversation(tuple(messages), group=f"{CORPUS}/{table.prompt_sha256}"), Timeline(

@@ -55,7 +55,9 @@ def parse_align_spec(text: str, question: QuestionOrder = "first") -> AlignSpec:
     for item in text.split("+"):
         name, _, arguments = item.strip().partition(":")
         if name not in POLICIES:
-            raise AlignmentError(f"unknown alignment policy {name!r}{_nearest(name, POLICIES)}; known: {', '.join(POLICIES)}")
+            raise AlignmentError(
+                f"unknown alignment policy {name!r}{_nearest(name, POLICIES)}; known: {', '.join(POLICIES)}"
+            )
         if name in chosen:
             raise AlignmentError(f"alignment policy {name!r} is named twice in {text!r}")
         chosen[name] = _parse_params(name, arguments)

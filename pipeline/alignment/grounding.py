@@ -29,7 +29,9 @@ class Reading:
         if len(parts) > 1:
             places |= set.intersection(*(set(self._keys.get(part, ())) for part in parts))
         else:
-            places |= {*self._keys.get(key + "s", ())} | ({*self._keys.get(key[:-1], ())} if key.endswith("s") else set())
+            places |= {*self._keys.get(key + "s", ())} | (
+                {*self._keys.get(key[:-1], ())} if key.endswith("s") else set()
+            )
         return places
 
     def needed_for(self, text: str, before: Sequence[Set[str]], min_coverage: float) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from pipeline.cli import build, data, model, publish, synthesize
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 
 app = typer.Typer(
     name="multistream",
@@ -22,17 +22,38 @@ for group in (build, data, synthesize, model, publish):
     group.register(app)
 
 
+#: What the parser raises for bad usage, whether typer brings its own click or imports one.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+#: The exit code that typer makes of Ctrl-C.
+_INTERRUPTED = 130
+
+
 def main() -> None:
-    """Runs the command line. Exit code 0: ok, 1: the work failed, 2: bad usage."""
+    """Runs the command line. Exit code 0: ok, 1: the work failed, 2: bad usage. Errors are one line on standard error."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        _bad_usage(error)
+    except ConfigError as error:
+        _fail(str(error), 2)
     except PipelineError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept, run the same command to go on", 130)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}")
+    else:
+        if code == _INTERRUPTED:
+            _fail("interrupted; what was finished is kept, run the same command to go on", code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _bad_usage(error: Any) -> None:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(2)
+    command = error.ctx.command_path if error.ctx else "multistream"
+    _fail(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
 
 
 def _fail(message: str, code: int = 1) -> Any:

@@ -22,8 +22,12 @@ def register(app: typer.Typer) -> None:
 
 def build(
     config: Annotated[Path, typer.Argument(help="YAML configuration.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to.", show_default="build/NAME")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set convert.align=turns", metavar="KEY=VALUE")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write to.", show_default="build/NAME")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: --set convert.align=turns", metavar="KEY=VALUE")
+    ] = None,
     fresh: Fresh = False,
     workers: Workers = 0,
     as_json: AsJson = False,
@@ -43,7 +47,9 @@ def build(
         run(loaded, config.resolve().parent, target, watcher, workers, fresh)
     rows = stage_rows(target)
     if as_json:
-        console.print_json({"out": str(target), "stages": {name: dict(m.counters) for name, m in rows}, "skipped": watcher.skipped})
+        console.print_json(
+            {"out": str(target), "stages": {name: dict(m.counters) for name, m in rows}, "skipped": watcher.skipped}
+        )
         return
     console.stage_table(rows, watcher.skipped)
     _next_steps(target, [name for name, _ in rows])
@@ -58,23 +64,35 @@ def _next_steps(target: Path, stages: list[str]) -> None:
         console.out.print(f"checkpoint  {place}/checkpoint")
     if "report" in stages:
         console.out.print(f"report      {place}/report/report.md")
-    console.out.print(f"\nnext:  multistream view {place}\n       multistream stats {place}\n       multistream validate {place}")
+    console.out.print(
+        f"\nnext:  multistream view {place}\n       multistream stats {place}\n       multistream validate {place}"
+    )
     console.out.print(f"       multistream push {place} OWNER/NAME --dry-run")
 
 
 def convert(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.", show_default=False)],
     out: Out,
-    format_: Annotated[str, typer.Option("--format", help="A format name (see `multistream formats`), or auto.")] = "auto",
-    align: Annotated[str, typer.Option(help="Alignment: policies joined by +, parameters after a colon.")] = "thinking+evidence+tools_async",
+    format_: Annotated[
+        str, typer.Option("--format", help="A format name (see `multistream formats`), or auto.")
+    ] = "auto",
+    align: Annotated[
+        str, typer.Option(help="Alignment: policies joined by +, parameters after a colon.")
+    ] = "thinking+evidence+tools_async",
     question: Annotated[str, typer.Option(help="A question before (first) or after (last) its context.")] = "first",
     tokenizer: Annotated[str, typer.Option(help="smollm2, a folder, a Hub id, or tiktoken:PATH.")] = "smollm2",
     license_: Annotated[str | None, typer.Option("--license", help="SPDX expression of the inputs.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Name in the source pointers.", show_default="the folder's name")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Name in the source pointers.", show_default="the folder's name")
+    ] = None,
     lag: Annotated[int, typer.Option(help="0, or 1 for training with the strict mask.", min=0, max=1)] = 0,
-    max_cells: Annotated[int, typer.Option(help="Window in tokens; longer conversations become segments.", min=64)] = 8192,
+    max_cells: Annotated[
+        int, typer.Option(help="Window in tokens; longer conversations become segments.", min=64)
+    ] = 8192,
     test_fraction: Annotated[float, typer.Option(help="Share of the groups in the test split.", min=0, max=0.9)] = 0.1,
-    max_rejected_fraction: Annotated[float, typer.Option(help="More rejects than this stop the run.", min=0, max=1)] = 0.05,
+    max_rejected_fraction: Annotated[
+        float, typer.Option(help="More rejects than this stop the run.", min=0, max=1)
+    ] = 0.05,
     max_unit_bytes: Annotated[int, typer.Option(help="Larger records become reject rows.", min=1024)] = 32 << 20,
     limit: Annotated[int | None, typer.Option(help="Take only the first so many records of each file.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split and the shuffle.", min=0)] = 0,
@@ -91,7 +109,8 @@ def convert(
     from pipeline.config import parse_config
 
     sources: list[dict[str, Any]] = [
-        {"path": str(Path(i).expanduser()), "format": format_, "license": license_, "corpus": corpus, "limit": limit} for i in inputs
+        {"path": str(Path(i).expanduser()), "format": format_, "license": license_, "corpus": corpus, "limit": limit}
+        for i in inputs
     ]
     value = {
         "name": "convert",
@@ -112,7 +131,9 @@ def convert(
         run_dataset(config, out, [converted], fresh, watcher)
     rows = stage_rows(out)
     if as_json:
-        console.print_json({"out": str(out), "stages": {name: dict(m.counters) for name, m in rows}, "skipped": watcher.skipped})
+        console.print_json(
+            {"out": str(out), "stages": {name: dict(m.counters) for name, m in rows}, "skipped": watcher.skipped}
+        )
         return
     console.stage_table(rows, watcher.skipped)
     _next_steps(out, [name for name, _ in rows])
@@ -133,7 +154,9 @@ def status(path: Annotated[Path, typer.Argument(help="Folder of a build.")], as_
         raise InputError(f"{path} holds no finished stage")
     problems = {name: damaged(path / name, manifest.outputs) for name, manifest in rows}
     if as_json:
-        console.print_json({name: {"counters": dict(m.counters), "seconds": m.seconds, "damaged": problems[name]} for name, m in rows})
+        console.print_json(
+            {name: {"counters": dict(m.counters), "seconds": m.seconds, "damaged": problems[name]} for name, m in rows}
+        )
     else:
         console.stage_table(rows)
         for name, found in problems.items():

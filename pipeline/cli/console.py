@@ -29,7 +29,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     listed = [list(map(_cell, row)) for row in rows]
     view = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for i, header in enumerate(headers):
-        numeric = all(row[i].replace(",", "").replace(".", "").replace("-", "").isdigit() for row in listed if row[i]) and bool(listed)
+        numeric = all(
+            row[i].replace(",", "").replace(".", "").replace("-", "").isdigit() for row in listed if row[i]
+        ) and bool(listed)
         view.add_column(header, justify="right" if numeric else "left", overflow="fold")
     for row in listed:
         view.add_row(*row)
@@ -54,7 +56,11 @@ def stage_table(stages: Sequence[tuple[str, Manifest]], skipped: Iterable[str] =
     rows = []
     for name, manifest in stages:
         c = manifest.counters
-        notes = [f"{c[key]:,} {key.replace('_', ' ')}" for key in ("input_only", "excluded", "segments", "realigned") if c.get(key)]
+        notes = [
+            f"{c[key]:,} {key.replace('_', ' ')}"
+            for key in ("input_only", "excluded", "segments", "realigned")
+            if c.get(key)
+        ]
         notes += [f"{count} {code}" for code, count in list((c.get("reject_reasons") or {}).items())[:3]]
         if c.get("train") is not None and c.get("test") is not None:
             notes.append(f"{c['train']:,} train, {c['test']:,} test")
@@ -79,7 +85,12 @@ class ConsoleWatcher:
         """A stage begins."""
         self._stage = name
         if err.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                TextColumn("{task.completed:,}"),
+                TimeElapsedColumn(),
+            )
             self._progress = Progress(*columns, console=err, transient=True)
             self._progress.start()
             self._task = self._progress.add_task(name, total=None)
@@ -98,7 +109,8 @@ class ConsoleWatcher:
         if result.skipped:
             self.skipped.append(result.directory.name)
         did = "skipped, finished before" if result.skipped else f"{result.manifest.seconds:.1f} s"
-        err.print(f"{self._stage}: {counters.get('in', 0):,} in, {counters.get('out', 0):,} out, {counters.get('rejected', 0):,} rejected ({did})")
+        books = ", ".join(f"{counters.get(side, 0):,} {side}" for side in ("in", "out", "rejected"))
+        err.print(f"{self._stage}: {books} ({did})")
 
     def close(self) -> None:
         """Stops the bar."""
@@ -121,7 +133,13 @@ def watching() -> Iterator[ConsoleWatcher]:
 def bar(description: str, total: int | None = None) -> Iterator[Any]:
     """A progress bar; gives a function that takes how many more are done."""
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
     ) as progress:
         task = progress.add_task(description, total=total)
         yield lambda n: progress.advance(task, n)

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Place = Annotated[Path, typer.Argument(help="A build, a data set, a stage's folder, or one records-*.parquet.", show_default=False)]
+Place = Annotated[
+    Path, typer.Argument(help="A build, a data set, a stage's folder, or one records-*.parquet.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +35,8 @@ def formats(as_json: AsJson = False) -> None:
 
 
 def inspect(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.", show_default=False)], as_json: AsJson = False
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
     """What inputs are, and what will become of them: container, format, messages, streams.
 
@@ -46,12 +49,18 @@ def inspect(
     if as_json:
         console.print_json(found)
         return
-    rows = [(f["file"], f["format"] or "unknown", f["sampled"], f["convertible"], ", ".join(f["streams"]), f["problem"]) for f in found]
+    rows = [
+        (f["file"], f["format"] or "unknown", f["sampled"], f["convertible"], ", ".join(f["streams"]), f["problem"])
+        for f in found
+    ]
     console.table(["file", "format", "sampled", "convertible", "streams", "first problem"], rows)
 
 
 def validate(
-    paths: Annotated[list[Path], typer.Argument(help="Builds, data sets, stage folders or shards.", show_default=False)], as_json: AsJson = False
+    paths: Annotated[
+        list[Path], typer.Argument(help="Builds, data sets, stage folders or shards.", show_default=False)
+    ],
+    as_json: AsJson = False,
 ) -> None:
     """Checks schema, invariants, leaks, tokens and conservation; prints counts and the first offenders.
 
@@ -105,7 +114,9 @@ def stats(path: Place, as_json: AsJson = False) -> None:
 
 def view(
     path: Place,
-    record: Annotated[str | None, typer.Option("--record", "-r", help="Id, start of an id, or index.", show_default="the first")] = None,
+    record: Annotated[
+        str | None, typer.Option("--record", "-r", help="Id, start of an id, or index.", show_default="the first")
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the record and leave; the only viewer so far.")] = True,
     width: Annotated[int | None, typer.Option(help="Columns to use.", min=40, show_default="the terminal's")] = None,
     as_json: AsJson = False,

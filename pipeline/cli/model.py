@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set steps=100", metavar="KEY=VALUE")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting: --set steps=100", metavar="KEY=VALUE")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run anew, also if finished.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -72,7 +74,9 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of `multistream train`.", show_default=False)],
     dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.", show_default=False)],
-    model: Annotated[str | None, typer.Option(help="The base model to compare with.", show_default="the one it was trained from")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The base model to compare with.", show_default="the one it was trained from")
+    ] = None,
     set_: Settings = None,
     fresh: Fresh = False,
     as_json: AsJson = False,
@@ -89,14 +93,20 @@ def evaluate(
     from pipeline.stages.evaluate import evaluate_stage
 
     values = _settings(set_)
-    gate = section({k.removeprefix("gate."): values.pop(k) for k in list(values) if k.startswith("gate.")}, "gate", GateConfig)
+    gate = section(
+        {k.removeprefix("gate."): values.pop(k) for k in list(values) if k.startswith("gate.")}, "gate", GateConfig
+    )
     config = section(values, "evaluate", EvaluateConfig, gate=gate)
     trained = Result(checkpoint, need_manifest(checkpoint), skipped=True)
     base = model or str(trained.manifest.notes["model"])
     with console.bar("evaluating") as advance:
-        result = evaluate_stage(_dataset(dataset), trained, base, out, config, fresh, lambda phase, n, total: advance(0))
+        result = evaluate_stage(
+            _dataset(dataset), trained, base, out, config, fresh, lambda phase, n, total: advance(0)
+        )
     if as_json:
-        console.print_json({"counters": dict(result.manifest.counters), "gate_failures": result.manifest.notes["gate_failures"]})
+        console.print_json(
+            {"counters": dict(result.manifest.counters), "gate_failures": result.manifest.notes["gate_failures"]}
+        )
     else:
         console.stage_table([("report", result.manifest)], ["report"] if result.skipped else [])
         console.out.print(f"report  {console.shown(out)}/report.md")

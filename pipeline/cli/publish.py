@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Publish")(command)
 
 
-def card(path: Build, title: Annotated[str, typer.Option(help="Title of the card.")] = "Multi-stream conversations") -> None:
+def card(
+    path: Build, title: Annotated[str, typer.Option(help="Title of the card.")] = "Multi-stream conversations"
+) -> None:
     """Writes the data set's card from its manifests and records, and prints where it is.
 
     Example: `multistream card build/demo`
@@ -53,14 +55,19 @@ def push(
 
 
 def deploy(
-    work_pool: Annotated[str, typer.Option(help="Work pool of the deployment; made if it is not there.")] = "multistream",
+    work_pool: Annotated[
+        str | None,
+        typer.Option(help="Work pool of type process; made if it is not there.", show_default="that of prefect.yaml"),
+    ] = None,
 ) -> None:
     """Registers the deployment `build-multistream-dataset/local` with the Prefect server that PREFECT_API_URL names.
 
-    Example: `multistream deploy`
+    Run it in the root of a checkout, which becomes the working directory of the runs. See docs/orchestration.md.
+
+    Example: `PREFECT_API_URL=http://127.0.0.1:4200/api multistream deploy`
     """
     from flows.deployments import deploy_local
     from pipeline.cli import console
 
     for line in deploy_local(work_pool):
-        console.out.print(line)
+        console.out.print(line, markup=False)

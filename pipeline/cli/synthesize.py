@@ -14,9 +14,16 @@ def register(app: typer.Typer) -> None:
 
 
 def synth(
-    config: Annotated[Path, typer.Argument(help="YAML: a build configuration with a synth section, or that section alone.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML: a build configuration with a synth section, or that section alone.", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", show_default=False)],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be asked; no engine is started.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what would be asked; no engine is started.")
+    ] = False,
     tokenizer: Annotated[str, typer.Option(help="Tokenizer of the clock.")] = "smollm2",
     fresh: Annotated[bool, typer.Option("--fresh", help="Write anew, also if finished.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
@@ -63,4 +70,6 @@ def synth(
         return
     console.stage_table([("synth", result.manifest)], ["synth"] if result.skipped else [])
     c = result.manifest.counters
-    console.out.print(f"acceptance {c['acceptance']:.1%}, {c['completion_tokens']:,} tokens written, {c['tokens_per_second']} tokens/s")
+    console.out.print(
+        f"acceptance {c['acceptance']:.1%}, {c['completion_tokens']:,} tokens written, {c['tokens_per_second']} tokens/s"
+    )

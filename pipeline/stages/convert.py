@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from pipeline.conservation import recount_convert
-from pipeline.convert import Converter, ConvertConfig, ShardCounts, ShardResult, convert_in_worker, convert_shard, start_worker
+from pipeline.convert import (
+    ConvertConfig,
+    Converter,
+    ShardCounts,
+    ShardResult,
+    convert_in_worker,
+    convert_shard,
+    start_worker,
+)
 from pipeline.errors import PipelineError
 from pipeline.manifest import Output, Result, damaged, fingerprint, output_of, publish_text, run_stage
 from pipeline.tokenization import load_tokenizer, metadata
@@ -20,6 +29,13 @@ from pipeline.tokenization import load_tokenizer, metadata
 STAGE, VERSION = "convert", 1
 
 Progress = Callable[[ShardCounts], None]
+
+#: A shard that is to be converted: its number, its units, its fingerprint.
+Shard = tuple[int, Path, str]
+
+#: Converts shards into a directory with so many processes (0: one per core); yields number, fingerprint and result of
+#: each as it is done. The one hook of the Prefect flow, whose shards are tasks; the books are kept here either way.
+RunShards = Callable[[Sequence[Shard], Path, ConvertConfig, int], Iterator[tuple[int, str, ShardResult]]]
 
 
 def convert_stage(
@@ -30,19 +46,24 @@ def convert_stage(
     workers: int = 0,
     fresh: bool = False,
     progress: Progress | None = None,
+    run_shards: RunShards | None = None,
 ) -> Result:
     """Converts every shard of ``ingest``; finished shards of an interrupted run are kept. ``workers`` 0: one per core.
 
     Raises PipelineError when more than ``max_rejected_fraction`` of the units are rejected, with the commonest reasons.
     """
-    settings = {**asdict(config), "exclude_ids": sorted(config.exclude_ids), "tokenizer": metadata(load_tokenizer(config.tokenizer))}
+    settings = {
+        **asdict(config),
+        "exclude_ids": sorted(config.exclude_ids),
+        "tokenizer": metadata(load_tokenizer(config.tokenizer)),
+    }
     digests = {Path(o.path).name: o.sha256 for o in ingest.manifest.outputs if o.path.startswith("units-")}
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         total = ShardCounts()
         outputs: list[Output] = []
         shards = ingest.manifest.paths(ingest.directory, "units-")
-        todo: list[tuple[int, Path, str]] = []
+        todo: list[Shard] = []
         for number, path in enumerate(shards):
             key = fingerprint(STAGE, VERSION, settings, {path.name: digests[path.name]})
             done = None if fresh else _finished(directory, number, key)
@@ -53,27 +74,39 @@ def convert_stage(
                 total.add(done[1])
                 if progress:
                     progress(done[1])
-        for number, key, result in _run(todo, directory, config, workers):
-            shard_outputs = [output_of(directory / name, directory, rows) for name, rows in sorted(result.files.items())]
-            _remember(directory, number, key, shard_outputs, result.counts)
-            outputs.extend(shard_outputs)
-            total.add(result.counts)
-            if progress:
-                progress(result.counts)
+        convert = run_shards or run_in_processes
+        try:
+            for number, key, result in convert(todo, directory, config, workers):
+                shard_outputs = [
+                    output_of(directory / name, directory, rows) for name, rows in sorted(result.files.items())
+                ]
+                _remember(directory, number, key, shard_outputs, result.counts)
+                outputs.extend(shard_outputs)
+                total.add(result.counts)
+                if progress:
+                    progress(result.counts)
+        except BrokenProcessPool as error:
+            raise PipelineError(
+                "a converting process died, most likely for want of memory; finished shards are kept, "
+                "run again with fewer workers"
+            ) from error
         counters = {**asdict(total), "reject_reasons": dict(total.reject_reasons.most_common())}
         counters |= {"in": total.units, "out": total.records}
         recount = recount_convert(ingest.directory, directory)
         if (recount["in"], recount["records"]) != (total.units, total.records):
-            raise PipelineError(f"convert counted {total.units} units and {total.records} records, on disk are {recount}")
+            raise PipelineError(
+                f"convert counted {total.units} units and {total.records} records, on disk are {recount}"
+            )
         _refuse_too_many(total, max_rejected_fraction)
         return sorted(outputs, key=lambda o: o.path), counters, {"recount": recount}
 
     return run_stage(directory, STAGE, VERSION, settings, {"ingest": ingest.manifest.digest()}, work, fresh)
 
 
-def _run(
-    todo: list[tuple[int, Path, str]], directory: Path, config: ConvertConfig, workers: int
+def run_in_processes(
+    todo: Sequence[Shard], directory: Path, config: ConvertConfig, workers: int
 ) -> Iterator[tuple[int, str, ShardResult]]:
+    """The default ``RunShards``: a pool of processes, or this one where one is enough."""
     processes = min(workers or os.cpu_count() or 1, len(todo))
     if processes <= 1:
         converter = Converter(config)

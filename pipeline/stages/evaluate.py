@@ -27,7 +27,11 @@ def evaluate_stage(
 ) -> Result:
     """Writes ``report.md``, ``report.json`` and plots; the gate's failures are in the manifest's notes."""
     base = resolve_model(model)
-    inputs = {"dataset": dataset.manifest.digest(), "checkpoint": checkpoint.manifest.digest(), "model": model_digest(base)}
+    inputs = {
+        "dataset": dataset.manifest.digest(),
+        "checkpoint": checkpoint.manifest.digest(),
+        "model": model_digest(base),
+    }
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         try:
@@ -37,14 +41,18 @@ def evaluate_stage(
         files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
         counters = {
             "in": result.after.records,
-            "out": result.after.records,
-            "rejected": 0,
+            "out": result.after.records - result.after.over_budget,
+            "rejected": result.after.over_budget,
             "text_loss_before": result.before.total.text_loss,
             "text_loss_after": result.after.total.text_loss,
             "silence_loss_before": result.before.total.silence_loss,
             "silence_loss_after": result.after.total.silence_loss,
         }
-        return [output_of(p, directory) for p in files], counters, {"gate_failures": [asdict(f) for f in result.failures]}
+        return (
+            [output_of(p, directory) for p in files],
+            counters,
+            {"gate_failures": [asdict(f) for f in result.failures]},
+        )
 
     settings = {**asdict(config), "control": str(config.control) if config.control else None}
     return run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)

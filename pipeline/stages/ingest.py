@@ -72,7 +72,9 @@ def list_files(source: InputSource, base: Path) -> list[InputFile]:
         found = sorted(p for p in path.rglob("*") if p.is_file() and _is_data(p))
         if not found:
             raise InputError(f"{path} holds no data file ({', '.join(_SUFFIXES)}, plain or packed)")
-        return [InputFile(p, p.relative_to(path).as_posix(), source.corpus or path.resolve().name, source) for p in found]
+        return [
+            InputFile(p, p.relative_to(path).as_posix(), source.corpus or path.resolve().name, source) for p in found
+        ]
     if any(mark in source.path for mark in "*?["):
         found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
         if not found:
@@ -80,7 +82,10 @@ def list_files(source: InputSource, base: Path) -> list[InputFile]:
         root = path
         while any(mark in root.as_posix() for mark in "*?["):
             root = root.parent
-        return [InputFile(p, p.relative_to(root).as_posix(), source.corpus or p.resolve().parent.name, source) for p in found]
+        return [
+            InputFile(p, p.relative_to(root).as_posix(), source.corpus or p.resolve().parent.name, source)
+            for p in found
+        ]
     if not path.exists():
         raise InputError(f"{path} is not there")
     return [InputFile(path, path.name, source.corpus or path.resolve().parent.name, source)]
@@ -92,7 +97,12 @@ def _is_data(path: Path) -> bool:
 
 
 def ingest_stage(
-    sources: Sequence[InputSource], base: Path, directory: Path, config: IngestConfig, fresh: bool = False, progress: Progress | None = None
+    sources: Sequence[InputSource],
+    base: Path,
+    directory: Path,
+    config: IngestConfig,
+    fresh: bool = False,
+    progress: Progress | None = None,
 ) -> Result:
     """Writes ``units-*.parquet`` (and rejects for units over the size limit). Units read = units written + rejected."""
     files = [file for source in sources if source.path is not None for file in list_files(source, base)]
@@ -102,7 +112,9 @@ def ingest_stage(
     seen: dict[tuple[str, str], Path] = {}
     for file in files:
         if (other := seen.setdefault((file.corpus, file.pointer), file.path)) != file.path:
-            raise InputError(f"{file.path} and {other} would have one pointer, {file.corpus}/{file.pointer}: give them corpus names")
+            raise InputError(
+                f"{file.path} and {other} would have one pointer, {file.corpus}/{file.pointer}: give them corpus names"
+            )
     inputs = {f"{file.corpus}/{file.pointer}": _digest(file.path) for file in files}
     inputs |= {f"hub:{s.dataset}/{s.config or 'default'}/{s.split}": _hub_revision(s) for s in hub}
     settings: dict[str, Any] = {
@@ -138,7 +150,11 @@ def _hub_revision(source: InputSource) -> str:
 
 
 def _ingest(
-    files: Sequence[InputFile], hub: Sequence[InputSource], directory: Path, config: IngestConfig, progress: Progress | None
+    files: Sequence[InputFile],
+    hub: Sequence[InputSource],
+    directory: Path,
+    config: IngestConfig,
+    progress: Progress | None,
 ) -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
     writer = _UnitWriter(directory, config)
     formats: dict[str, str] = {}
@@ -175,7 +191,12 @@ def _ingest(
         outputs.append(output_of(path, directory, len(rejects)))
     written = sum(o.rows or 0 for o in outputs if o.path.startswith("units-"))
     balance(STAGE, total=counts["read"], units=written, rejected=len(rejects))
-    counters = {"in": counts["read"], "out": written, "rejected": len(rejects), "reject_reasons": {"too_large": len(rejects)} if rejects else {}}
+    counters = {
+        "in": counts["read"],
+        "out": written,
+        "rejected": len(rejects),
+        "reject_reasons": {"too_large": len(rejects)} if rejects else {},
+    }
     return outputs, counters, {"formats": formats}
 
 
@@ -191,7 +212,9 @@ def _format_of(pointer: str, wanted: str, head: Sequence[Unit]) -> str:
     if found is None:
         first = values[0]
         shape = f"keys {', '.join(list(first)[:12])}" if isinstance(first, dict) else f"a {type(first).__name__}"
-        raise InputError(f"{pointer}: no known format (its first record has {shape}); name one with --format: {', '.join(CONVERTERS)}")
+        raise InputError(
+            f"{pointer}: no known format (its first record has {shape}); name one with --format: {', '.join(CONVERTERS)}"
+        )
     return found
 
 

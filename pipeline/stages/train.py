@@ -17,7 +17,12 @@ STAGE, VERSION = "train", 1
 
 
 def train_stage(
-    dataset: Result, model: str, directory: Path, config: TrainConfig, fresh: bool = False, progress: Callable[[StepLog], None] | None = None
+    dataset: Result,
+    model: str,
+    directory: Path,
+    config: TrainConfig,
+    fresh: bool = False,
+    progress: Callable[[StepLog], None] | None = None,
 ) -> Result:
     """Fine-tunes ``model`` and writes a checkpoint folder. Raises PipelineError."""
     base = resolve_model(model)
@@ -38,6 +43,10 @@ def train_stage(
             "first_text_loss": result.log[0].text_loss,
             "last_text_loss": result.log[-1].text_loss,
         }
-        return [output_of(p, directory) for p in files], counters, {"model": model, "over_budget_ids": list(result.over_budget_ids)}
+        return (
+            [output_of(p, directory) for p in files],
+            counters,
+            {"model": model, "over_budget_ids": list(result.over_budget_ids)},
+        )
 
     return run_stage(directory, STAGE, VERSION, {**asdict(config), "model": model}, inputs, work, fresh)

@@ -41,7 +41,9 @@ def render(record: dict[str, Any], width: int | None = None) -> Iterator[str]:
     streams = record["streams"]
     column = max(_MIN_COLUMN, (width - 7 - 3 * len(streams)) // len(streams))
     rule = "─" * 6 + "".join("─┼─" + "─" * column for _ in streams)
-    yield " rows │ " + " │ ".join(_pad(f"{s['name']} {'◂' if s['direction'] == 'input' else '▸'}", column) for s in streams)
+    yield " rows │ " + " │ ".join(
+        _pad(f"{s['name']} {'◂' if s['direction'] == 'input' else '▸'}", column) for s in streams
+    )
     yield rule
     starts = sorted({e["start"] for e in record["events"]})
     for row in starts:
@@ -73,7 +75,8 @@ def _overlaps(event: dict[str, Any], record: dict[str, Any]) -> bool:
     if record["streams"][event["stream"]]["direction"] != "output":
         return False
     return any(
-        other["stream"] != event["stream"] and other["start"] < event["end"] and event["start"] < other["end"] for other in record["events"]
+        other["stream"] != event["stream"] and other["start"] < event["end"] and event["start"] < other["end"]
+        for other in record["events"]
     )
 
 
@@ -112,7 +115,10 @@ def _columns(text: str) -> int:
     """Terminal columns of a text: wide characters take two, combining ones none."""
     if text.isascii():
         return len(text)
-    return sum(0 if unicodedata.combining(c) or c == "\u200d" else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(
+        0 if unicodedata.combining(c) or c == "\u200d" else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
 
 
 def _pad(text: str, column: int) -> str:

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, NoReturn
 
 from jsonschema import Draft202012Validator
@@ -45,14 +45,15 @@ REASONS: Mapping[str, str] = {
     "not_speech": "a cell has no letter or digit, spells silence out, or starts with -",
     "markup": "a cell holds brackets, braces, angle brackets, a bar or a backslash",
     "glued_words": f"a word of more than {MAX_WORD_CHARS} characters, or a letter right after , ; ! or ?",
+    "repeated_words": "a cell of six words or more has less than half as many different ones",
     "wrong_timing": "a stream speaks or is silent where the score has it otherwise",
     "all_silent": "no stream ever speaks",
     "empty_stream": "a required stream never speaks",
     "wrong_opening": "an output speaks before the row after the opening stream's first words",
     "repeated_rows": "two rows are the same",
-    "repeated_text": "a stream says the same three words or more twice",
-    "copied_cell": "two streams say the same three words or more",
-    "copied_prompt": "a cell of four words or more is copied from the prompt",
+    "repeated_text": "a stream says the same twice: three words or more, or four fifths of five or more",
+    "copied_cell": "two streams say the same, as in repeated_text",
+    "copied_prompt": "four words or more stand in the prompt, or two or more are a whole cell of the example",
     "no_overlap": "too few rows in which two streams speak",
     "duplicate": "the same table was accepted before in this run",
 }
@@ -65,7 +66,8 @@ _LETTER = r"[^\u0000-@\[-`{-\u007f]"
 _LAST_WORD = 14
 
 _MARKUP = frozenset("{}[]<>|\\")
-_GLUED = re.compile(r"[,;!?][^\W\d_]")
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_GLUED = re.compile(r"[,;!?][A-Za-z]")
 _NO_CHARACTER = frozenset(["Cc", "Cs", "Co", "Cn", "Zl", "Zp"])
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -214,7 +216,7 @@ def parse(plan: Plan, text: str, finish_reason: str = "stop") -> tuple[tuple[str
 
 
 def check(scenario: Scenario, rows: Sequence[Sequence[str | None]], prompt: str = "") -> None:
-    """What makes well-formed cells a scene of several streams.
+    """What makes well-formed cells a scene of several streams. Without ``prompt`` copies of it are not looked for.
 
     Raises:
         TableError: all_silent, empty_stream, wrong_opening, repeated_rows, repeated_text, copied_cell, copied_prompt
@@ -231,9 +233,11 @@ def check(scenario: Scenario, rows: Sequence[Sequence[str | None]], prompt: str 
         _check_opening(scenario, spoken)
     _check_repetition(names, rows, spoken)
     source = _fold(prompt)
+    shown = {_fold(cell) for row in scenario.cells for cell in row if cell} if prompt else set()
     for name, cells in zip(names, spoken, strict=True):
         for number, cell in cells:
-            if len(cell.split()) >= 4 and _fold(cell) in source:
+            words = len(_fold(cell).split())
+            if (words >= 4 and _fold(cell) in source) or (words >= 2 and _fold(cell) in shown):
                 raise TableError("copied_prompt", f"row {number + 1} {name} is copied from the prompt: {cell}")
     overlap = sum(1 for row in rows if sum(cell is not None for cell in row) > 1)
     if overlap < scenario.min_overlap:
@@ -320,15 +324,16 @@ _SCHEMA_ORDER = (
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
+    instance: Any = error.instance
     path = [str(part + 1) if isinstance(part, int) else part for part in error.absolute_path]
     place = " ".join(["row", *path[1:]]) if len(path) > 1 else "the table"
     match error.validator, len(path):
         case "minItems", _:
-            return "too_few_rows", f"{len(error.instance)} rows, at least {error.validator_value} needed"
+            return "too_few_rows", f"{len(instance)} rows, at least {error.validator_value} needed"
         case "maxItems", _:
-            return "too_many_rows", f"{len(error.instance)} rows, at most {error.validator_value} allowed"
+            return "too_many_rows", f"{len(instance)} rows, at most {error.validator_value} allowed"
         case "maxLength", _:
-            return "too_long", f"{place} has {len(error.instance)} characters of at most {error.validator_value}"
+            return "too_long", f"{place} has {len(instance)} characters of at most {error.validator_value}"
         case "minLength", _:
             return "empty_cell", f"{place} is empty"
         case "type", 3:
@@ -360,9 +365,17 @@ def _cell(text: str, place: str) -> str | None:
         raise TableError("not_speech", f"{place} starts with the sign of silence: {text}")
     if not _MARKUP.isdisjoint(text):
         raise TableError("markup", f"{place} holds brackets or a backslash: {text}")
-    if _GLUED.search(text) or max(map(len, text.split())) > MAX_WORD_CHARS:
+    if _GLUED.search(text) or any(len(word) > MAX_WORD_CHARS and _spaced_script(word) for word in text.split()):
         raise TableError("glued_words", f"{place} has words without spaces between them: {text}")
+    words = _fold(text).split()
+    if len(words) >= 6 and len(set(words)) < len(words) / 2:
+        raise TableError("repeated_words", f"{place} goes round in circles: {text}")
     return text
+
+
+def _spaced_script(word: str) -> bool:
+    """Whether no letter is of a script without case, many of which put no spaces between words."""
+    return all(unicodedata.category(character) != "Lo" for character in word)
 
 
 def _check_timing(plan: Plan, rows: Sequence[Sequence[str | None]]) -> None:
@@ -393,18 +406,26 @@ def _check_repetition(
     for number, row in enumerate(rows, 1):
         if any(row) and seen.setdefault(tuple(row), number) != number:
             raise TableError("repeated_rows", f"rows {seen[tuple(row)]} and {number} are the same")
-    said = [{(_fold(cell)): number for number, cell in reversed(cells) if len(cell.split()) >= 3} for cells in spoken]
-    for name, cells, firsts in zip(names, spoken, said, strict=True):
-        for number, cell in cells:
-            if firsts.get(_fold(cell), number) != number:
-                raise TableError("repeated_text", f"{name} repeats itself in row {number + 1}: {cell}")
-    for (left, ours), (right, theirs) in combinations(zip(names, said, strict=True), 2):
-        if common := sorted(ours.keys() & theirs.keys()):
-            raise TableError("copied_cell", f"{left} and {right} say the same: {common[0]}")
+    for name, cells in zip(names, spoken, strict=True):
+        for (_, left), (number, right) in combinations(cells, 2):
+            if _alike(left, right):
+                raise TableError("repeated_text", f"{name} repeats itself in row {number + 1}: {right}")
+    for (first, ours), (second, theirs) in combinations(zip(names, spoken, strict=True), 2):
+        for (_, left), (_, right) in product(ours, theirs):
+            if _alike(left, right):
+                raise TableError("copied_cell", f"{first} and {second} say the same: {left}")
+
+
+def _alike(left: str, right: str) -> bool:
+    ours, theirs = _fold(left).split(), _fold(right).split()
+    if min(len(ours), len(theirs)) < 3:
+        return False
+    both, either = set(ours) & set(theirs), set(ours) | set(theirs)
+    return ours == theirs or (min(len(ours), len(theirs)) >= 5 and len(both) >= 0.8 * len(either))
 
 
 def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return " ".join(_WORD.findall(text.casefold()))
 
 
 def digest(table: Table) -> bytes:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import orjson
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 import pytest
 
 from pipeline.alignment import align, parse_align_spec
@@ -86,7 +86,7 @@ def _records_of(
     ]
     encoded, first = encode_spans(timelines, tokenizer)
     tables = build_tables(documents, Clock(tokenizer, lag), encoded, first)
-    assert not tables.failed
+    assert {error.code for _, error in tables.failed} <= {"unencodable"}
     return list(records_to_json(tables.records))
 
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import jsonschema_rs
 import orjson
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -117,7 +117,8 @@ def test_schema_is_valid_draft_2020_12_and_describes_every_property(name: str) -
     jsonschema.Draft202012Validator.check_schema(schema)
     assert jsonschema_rs.meta.is_valid(schema)
     for node in _object_schemas(schema):
-        assert node["title"] and node["description"]
+        assert node["title"]
+        assert node["description"]
         assert node["additionalProperties"] is False
         assert set(node["required"]) <= set(node["properties"])
         for key, child in node["properties"].items():
@@ -155,7 +156,8 @@ def test_conversation_schema_has_the_fields_of_the_dataclasses() -> None:
             if "default" in node:
                 assert node["default"] == fields[key].default, key
             elif key not in schema["$defs"][name]["required"]:
-                assert fields[key].default is None and "null" in _types(_resolved(schema, node)), key
+                assert fields[key].default is None, key
+                assert "null" in _types(_resolved(schema, node)), key
     assert schema["$defs"]["message"]["properties"]["role"]["enum"] == list(ROLES)
     assert schema["$defs"]["part"]["properties"]["kind"]["enum"] == list(PART_KINDS)
 
@@ -190,7 +192,8 @@ def test_a_violation_is_one_short_line_with_its_place(
 ) -> None:
     good = samples["stream_record"][0]
     ((index, text),) = schemas.violations("stream_record", iter([good, {**good, **change}]))
-    assert index == 1 and text.startswith(line)
+    assert index == 1
+    assert text.startswith(line)
     assert len(text.splitlines()) == 1
     assert len(text) < 400
 
@@ -216,7 +219,8 @@ def test_the_record_in_the_docs_is_what_the_pipeline_makes(build_records: Callab
             {
                 "role": "tool",
                 "tool_call_id": "c1",
-                "content": "Oslo, Monday: 4 degrees in the morning.\nOslo, Tuesday: 9 degrees, with strong wind from the west.",
+                "content": "Oslo, Monday: 4 degrees in the morning.\n"
+                "Oslo, Tuesday: 9 degrees, with strong wind from the west.",
             },
             {"role": "assistant", "content": "Oslo has 4 degrees on Monday. Tuesday brings 9 degrees."},
         ]

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from synth.config import SynthConfig
+from synth.engines import Completion
+from synth.generators import Rejected, Table, table
+from synth.generators.table import REASONS, TableError
+from synth.scenarios import Scenario, load_scenarios
+
+EXAMPLES = str(Path(__file__).parents[2] / "examples" / "scenarios" / "*.yaml")
+
+SCENARIO = Scenario.model_validate(
+    {
+        "name": "talk",
+        "description": "user talks, assistant reacts while user goes on",
+        "streams": [
+            {"name": "user", "role": "user", "direction": "input", "says": "the story"},
+            {"name": "assistant", "role": "assistant", "direction": "output", "says": "reactions"},
+        ],
+        "opens": "user",
+        "rows": {"min": 3, "max": 4},
+        "min_overlap": 1,
+        "scores": [{"user": "xx--", "assistant": "-x-x"}],
+        "topics": ["a walk in the rain"],
+        "example_topic": "a lost key",
+        "example": [["I lost my key", "-"], ["in the park.", "Oh no."], ["-", "Did you look under the bench?"]],
+    }
+)
+
+GOOD = [("It rained all day", "-"), ("so I stayed at home.", "Poor you."), ("-", "What did you do?")]
+
+
+def make_plan(timing: str = "free", scenario: Scenario = SCENARIO, **options: Any) -> table.Plan:
+    config = SynthConfig(scenarios=[scenario], samples=1, timing=timing, **options)  # type: ignore[arg-type]
+    made = table.plan(config, [scenario], 0)
+    return replace(made, max_rows=4) if timing == "free" else made
+
+
+def as_text(rows: list[tuple[str, str]]) -> str:
+    return json.dumps({"rows": [{"assistant": assistant, "user": user} for user, assistant in rows]})
+
+
+def with_cell(row: int, stream: int, cell: str) -> str:
+    rows = [list(pair) for pair in GOOD]
+    rows[row][stream] = cell
+    return as_text([(pair[0], pair[1]) for pair in rows])
+
+
+def code_of(text: str, plan: table.Plan | None = None, finish_reason: str = "stop") -> str:
+    with pytest.raises(TableError) as caught:
+        table.parse(plan or make_plan(), text, finish_reason)
+    assert str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value.code
+
+
+REJECTS: list[tuple[str, str]] = [
+    ("not_json", ""),
+    ("not_json", "Sure! Here is the table:\n" + as_text(GOOD)),
+    ("not_json", as_text(GOOD) + "\n\nI hope this helps."),
+    ("not_json", as_text(GOOD)[:-2]),
+    ("not_json", '{"rows": NaN}'),
+    ("not_json", "[" * 100_000),
+    ("not_json", '{"rows": ' + "9" * 5000 + "}"),
+    ("duplicate_key", '{"rows": [], "rows": []}'),
+    ("duplicate_key", as_text(GOOD).replace('"user": "It', '"assistant": "-", "user": "It', 1)),
+    ("wrong_shape", "[]"),
+    ("wrong_shape", "null"),
+    ("wrong_shape", '{"table": []}'),
+    ("wrong_shape", '{"rows": {}}'),
+    ("wrong_shape", '{"rows": [["a", "b"], ["a", "b"], ["a", "b"]]}'),
+    ("wrong_shape", as_text(GOOD)[:-1] + ', "note": 1}'),
+    ("wrong_columns", as_text(GOOD).replace('"user": "-"', '"tool": "-"')),
+    ("wrong_columns", as_text(GOOD).replace('"user": "-"', '"user": "-", "tool": "-"')),
+    ("wrong_type", as_text(GOOD).replace('"user": "-"', '"user": null')),
+    ("wrong_type", as_text(GOOD).replace('"user": "-"', '"user": 7')),
+    ("too_few_rows", as_text(GOOD[:2])),
+    ("too_few_rows", '{"rows": []}'),
+    ("too_many_rows", as_text([*GOOD, ("-", "a"), ("-", "b")])),
+    ("too_long", with_cell(2, 1, "word " * 20)),
+    ("control_chars", with_cell(2, 1, "two\nlines")),
+    ("control_chars", with_cell(2, 1, "a tab\there")),
+    ("control_chars", with_cell(2, 1, "nul \x00")),
+    ("control_chars", with_cell(2, 1, "half a pair \ud800")),
+    ("control_chars", with_cell(2, 1, "broken \ufffd")),
+    ("control_chars", with_cell(2, 1, "private \ue000")),
+    ("control_chars", with_cell(2, 1, "separator \u2028")),
+    ("empty_cell", with_cell(2, 0, "")),
+    ("empty_cell", with_cell(2, 0, "   ")),
+    ("not_speech", with_cell(2, 0, "--")),
+    ("not_speech", with_cell(2, 0, "—")),
+    ("not_speech", with_cell(2, 0, "...")),
+    ("not_speech", with_cell(2, 0, "(silence)")),
+    ("not_speech", with_cell(2, 0, "None")),
+    ("not_speech", with_cell(2, 0, "- and more")),
+    ("markup", with_cell(2, 1, "a <b>bold</b> word")),
+    ("markup", with_cell(2, 1, "What {topic}?")),
+    ("glued_words", with_cell(2, 1, "well,yes,no")),
+    ("glued_words", with_cell(2, 1, "x" * 31)),
+    ("repeated_words", with_cell(2, 1, "I am. I am. I am. I am.")),
+    ("all_silent", as_text([("-", "-")] * 3)),
+    ("empty_stream", as_text([(user, "-") for user, _ in GOOD])),
+    ("wrong_opening", with_cell(0, 1, "Tell me.")),
+    ("repeated_rows", as_text([*GOOD[:2], GOOD[1]])),
+    ("repeated_text", as_text([*GOOD[:2], ("it  rained all DAY", "And then?")])),
+    ("repeated_text", as_text([("It rained all day long", "-"), GOOD[1], ("It rained, all the day long", "And?")])),
+    ("glued_words", with_cell(2, 1, "dej" + "áj" * 15)),
+    ("copied_cell", with_cell(2, 1, "so I stayed at home.")),
+    ("copied_prompt", with_cell(2, 1, "Did you look under the bench?")),
+    ("copied_prompt", with_cell(2, 1, "oh No.")),
+    ("copied_prompt", with_cell(2, 1, "reacts while user goes on")),
+    ("no_overlap", as_text([("It rained all day", "-"), ("-", "Poor you."), ("So I stayed in.", "-")])),
+]
+
+
+@pytest.mark.parametrize(("code", "text"), REJECTS)
+def test_what_is_no_table_is_rejected_with_its_reason(code: str, text: str) -> None:
+    assert code_of(text) == code
+
+
+def test_a_cut_off_completion_is_rejected_though_it_is_whole_json() -> None:
+    assert code_of(as_text(GOOD), finish_reason="length") == "truncated"
+    assert code_of(as_text(GOOD), finish_reason="abort") == "aborted"
+
+
+def test_a_stream_that_leaves_its_score_is_rejected() -> None:
+    plan = make_plan("scored")
+    assert plan.timing == ((True, False), (True, True), (False, False), (False, True))
+    fitting = [*GOOD[:2], ("-", "-"), GOOD[2]]
+    assert table.parse(plan, as_text(fitting))[2] == (None, None)
+    assert code_of(as_text([*GOOD[:2], ("Well", "-"), GOOD[2]]), plan) == "wrong_timing"
+    assert code_of(as_text([GOOD[0], ("-", "Poor you."), ("-", "-"), GOOD[2]]), plan) == "wrong_timing"
+
+
+def test_every_reason_is_tested() -> None:
+    elsewhere = {"truncated", "aborted", "wrong_timing", "duplicate"}
+    assert {code for code, _ in REJECTS} | elsewhere == set(REASONS)
+
+
+def test_cells_come_in_the_order_of_the_scenario_and_silence_is_none() -> None:
+    rows = table.parse(make_plan(), as_text([(f" {user} ", assistant) for user, assistant in GOOD]))
+    assert rows == (
+        ("It rained all day", None),
+        ("so I stayed at home.", "Poor you."),
+        (None, "What did you do?"),
+    )
+
+
+@pytest.mark.parametrize(
+    "cell", ["👩‍👩‍👧 ok", "¿Qué pasó?", "雨が降っていたので、ずっと家にいました。", "e\u0301t\u00e9", "3.5, or 1,000?"]
+)
+def test_speech_of_any_script_passes(cell: str) -> None:
+    assert table.parse(make_plan(), with_cell(2, 1, cell))[2][1] == cell
+
+
+def test_a_stream_that_is_not_required_may_stay_silent() -> None:
+    user, assistant = SCENARIO.streams
+    scenario = SCENARIO.model_copy(
+        update={"streams": (user, assistant.model_copy(update={"required": False})), "min_overlap": 0}
+    )
+    rows = table.parse(make_plan(scenario=scenario), as_text([(text, "-") for text in ("One", "Two", "Three")]))
+    assert [row[1] for row in rows] == [None] * 3
+
+
+def test_nothing_is_lost_between_completion_and_result() -> None:
+    plan = make_plan()
+    accepted = table.read(plan, Completion(as_text(GOOD), "stop", 1, 1))
+    rejected = table.read(plan, Completion("no", "stop", 1, 1))
+    assert isinstance(accepted, Table)
+    assert isinstance(rejected, Rejected)
+    assert (rejected.code, rejected.raw) == ("not_json", "no")
+    assert accepted.prompt_sha256 == rejected.prompt_sha256 == table.prompt_sha256(plan.request.messages)
+    assert [stream.name for stream in accepted.streams] == ["user", "assistant"]
+    again = table.duplicate(accepted)
+    assert (again.code, again.index, json.loads(again.raw)["rows"][0]) == ("duplicate", 0, ["It rained all day", None])
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_is_a_table_or_a_reject_with_a_known_code(text: str) -> None:
+    result = table.read(make_plan(), Completion(text, "stop", 0, 0))
+    assert isinstance(result, Rejected)
+    assert result.code in REASONS
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_what_the_grammar_allows_the_schema_allows(data: st.DataObject) -> None:
+    for timing in (None, ((True, False), (True, True))):
+        narrow = table.grammar_schema(SCENARIO, 2, 2, 40, timing)
+        items = narrow["properties"]["rows"]
+        rows = []
+        for schema in items.get("prefixItems", [items["items"]] * 2):
+            cells = schema["properties"]
+            rows.append(
+                {
+                    name: cell["const"]
+                    if "const" in cell
+                    else data.draw(st.from_regex(cell["pattern"], fullmatch=True))
+                    for name, cell in cells.items()
+                }
+            )
+        Draft202012Validator(narrow).validate({"rows": rows})
+        Draft202012Validator(table.table_schema(SCENARIO, 2, 2, 40)).validate({"rows": rows})
+
+
+def test_outputs_are_written_before_inputs_so_that_they_cannot_read_their_own_row() -> None:
+    for scenario in load_scenarios([EXAMPLES]):
+        direction = {stream.name: stream.direction for stream in scenario.streams}
+        plan = make_plan("scored", scenario)
+        assert plan.request.schema is not None
+        written = list(plan.request.schema["properties"]["rows"]["items"]["properties"])
+        assert [direction[name] for name in written] == sorted(direction.values(), reverse=True)
+        shown = json.loads(plan.request.messages[2].content)["rows"]
+        assert all(list(row) == written for row in shown)
+
+
+def test_a_plan_depends_on_seed_and_index_only() -> None:
+    scenarios = load_scenarios([EXAMPLES])
+    config = SynthConfig(scenarios=[EXAMPLES], samples=64, seed=3, batch_size=7)
+    batches = list(table.plans(config, scenarios))
+    assert [len(batch) for batch in batches] == [7] * 9 + [1]
+    flat = [plan for batch in batches for plan in batch]
+    assert flat == [table.plan(config, scenarios, index) for index in range(64)]
+    assert len({plan.request.seed for plan in flat}) == 64
+    assert {plan.scenario.name for plan in flat} == {scenario.name for scenario in scenarios}
+    other = config.model_copy(update={"seed": 4})
+    assert [plan.request.seed for plan in next(table.plans(other, scenarios))] != [p.request.seed for p in batches[0]]
+
+
+def test_weights_set_the_share_of_a_scenario() -> None:
+    rare = SCENARIO.model_copy(update={"name": "rare", "weight": 0.01})
+    drawn = [table.plan(SynthConfig(scenarios=[SCENARIO], samples=1), [SCENARIO, rare], i) for i in range(300)]
+    assert sum(plan.scenario.name == "rare" for plan in drawn) < 15
+
+
+def test_max_rows_caps_rows_and_leaves_out_longer_scores() -> None:
+    plan = make_plan("scored", max_rows=3)
+    assert (plan.timing, plan.min_rows, plan.max_rows) == (None, 3, 3)
