@@ -133,7 +133,8 @@ def _refuse_too_many(total: ShardCounts, limit: float) -> None:
 
 
 def _remember(directory: Path, number: int, key: str, outputs: list[Output], counts: ShardCounts) -> None:
-    value = {"fingerprint": key, "outputs": [asdict(o) for o in outputs], "counts": asdict(counts)}
+    plain = {**asdict(counts), "reject_reasons": dict(counts.reject_reasons)}
+    value = {"fingerprint": key, "outputs": [asdict(o) for o in outputs], "counts": plain}
     publish_text(directory / "shards" / f"{number:05d}.json", json.dumps(value))
 
 

@@ -98,16 +98,16 @@ def _cell(event: dict[str, Any], column: int, overlaps: bool) -> list[str]:
 
 
 def _wrap(text: str, column: int) -> list[str]:
+    """Lines of at most ``column`` terminal columns, broken at spaces where there are any; nothing is dropped."""
     if text.isascii():
         return textwrap.wrap(text, column, drop_whitespace=False)
-    lines, line, used = [], "", 0
+    lines, line = [], ""
     for character in text:
-        size = _columns(character)
-        if used + size > column:
-            lines.append(line)
-            line, used = "", 0
+        if _columns(line + character) > column:
+            at = line.rfind(" ") + 1 or len(line)
+            lines.append(line[:at])
+            line = line[at:]
         line += character
-        used += size
     return [*lines, line]
 
 

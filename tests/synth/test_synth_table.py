@@ -40,7 +40,7 @@ GOOD = [("It rained all day", "-"), ("so I stayed at home.", "Poor you."), ("-",
 
 
 def make_plan(timing: str = "free", scenario: Scenario = SCENARIO, **options: Any) -> table.Plan:
-    config = SynthConfig(scenarios=[scenario], samples=1, timing=timing, **options)  # type: ignore[arg-type]
+    config = SynthConfig(scenarios=[scenario], samples=1, timing=timing, **options)
     made = table.plan(config, [scenario], 0)
     return replace(made, max_rows=4) if timing == "free" else made
 

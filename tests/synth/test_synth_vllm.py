@@ -34,12 +34,12 @@ def engine() -> Iterator[VllmEngine]:
 @pytest.mark.slow
 @needs_vllm
 def test_real_tables_are_counted_one_by_one(engine: VllmEngine) -> None:
-    config = SynthConfig(scenarios=[EXAMPLES], samples=4, seed=1, max_tokens=400)
+    config = SynthConfig(scenarios=[EXAMPLES], samples=4, seed=1, max_tokens=300)
     tables, rejects, counters = synthesize_tables(config, engine)
     assert sorted([t.index for t in tables] + [r.index for r in rejects]) == [0, 1, 2, 3]
     assert counters.requested == 4 == counters.accepted + sum(counters.rejected.values())
     assert (len(tables), len(rejects)) == (counters.accepted, 4 - counters.accepted)
-    assert 0 < counters.completion_tokens <= 4 * 400
+    assert 0 < counters.completion_tokens <= 4 * 300
     assert counters.prompt_tokens > 4 * 200
     assert counters.seconds > 0
     assert counters.engine["engine"] == "vllm"
