@@ -20,7 +20,7 @@ from pipeline.checks import record_violations
 from pipeline.conversation import Conversation, RecordError, Source, conversation_id
 from pipeline.errors import ConservationError
 from pipeline.ingest import RAW_LIMIT
-from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, token_grid_metadata
+from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, to_json, token_grid_metadata
 from pipeline.segments import cut_segments, segment_of
 from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
 from pipeline.timeline import Timeline
@@ -387,12 +387,8 @@ def convert_shard(units: Path, number: int, directory: Path, converter: Converte
     with TableWriter.several({paths[n]: s for n, s in schemas.items()}, optional={paths[n] for n in optional}) as write:
         for arrow_batch in pq.ParquetFile(units).iter_batches(BATCH_UNITS):
             batch = converter.convert(arrow_batch.to_pylist())
-            for table in (batch.records, batch.input_only):
-                if violations := record_violations(table):
-                    first = violations[0]
-                    raise ConservationError(
-                        f"record {first.record} breaks an invariant ({first.code}): {first.message}"
-                    )
+            _refuse_invalid(batch.records)
+            _refuse_invalid(batch.input_only)
             write(paths["records"], batch.records)
             write(paths[tokens_name], batch.tokens)
             write(paths["input-only"], batch.input_only)
@@ -401,6 +397,18 @@ def convert_shard(units: Path, number: int, directory: Path, converter: Converte
             counts.add(batch.counts)
     files = {p.name: pq.read_metadata(p).num_rows for p in paths.values() if p.exists()}
     return ShardResult(files, counts)
+
+
+def _refuse_invalid(table: pa.Table) -> None:
+    """Every record is checked before it is written: the schema, then the invariants. A failure is a bug, not bad input."""
+    from schemas import violations
+
+    for index, message in violations("stream_record", to_json(table)):
+        raise ConservationError(f"record {table.column('id')[index]} does not fit its schema: {message}")
+    for violation in record_violations(table):
+        raise ConservationError(
+            f"record {violation.record} breaks an invariant ({violation.code}): {violation.message}"
+        )
 
 
 _worker: Converter | None = None

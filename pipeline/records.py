@@ -124,6 +124,17 @@ class _Columns:
         clock: Clock,
     ) -> None:
         self.documents, self.laid, self.encoded, self.clock = documents, laid, encoded, clock
+        conversations = [conversation_id(d.conversation) for d in documents]
+        #: The columns that records and tokens share.
+        self.shared: dict[str, Any] = {
+            "id": [record_id(d, c, clock) for d, c in zip(documents, conversations, strict=True)],
+            "conversation_id": conversations,
+            "group": [group_of(d.conversation) for d in documents],
+            "streams": [
+                [{"name": s.name, "role": s.role, "slot": s.slot, "direction": s.direction} for s in d.timeline.streams]
+                for d in documents
+            ],
+        }
         counts = np.fromiter((len(e.span) for e in laid), dtype=np.int64, count=len(laid))
         self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.document = np.repeat(np.arange(len(laid)), counts)
@@ -159,7 +170,6 @@ class _Columns:
 
     def records(self) -> pa.Table:
         documents, clock = self.documents, self.clock
-        ids = [conversation_id(d.conversation) for d in documents]
         count = len(documents)
         clock_value = {
             "unit": "token",
@@ -169,11 +179,8 @@ class _Columns:
             "lag": clock.lag,
         }
         columns = {
+            **self.shared,
             "schema": [RECORD_SCHEMA_ID] * count,
-            "id": [record_id(d, c, clock) for d, c in zip(documents, ids, strict=True)],
-            "conversation_id": ids,
-            "group": [group_of(d.conversation) for d in documents],
-            "streams": self._streams(),
             "clock": [clock_value] * count,
             "rows": self.rows,
             "segment": [{"k": d.k, "n": d.n} for d in documents],
@@ -200,12 +207,6 @@ class _Columns:
             "labels": [orjson.dumps(d.labels, option=orjson.OPT_SORT_KEYS).decode() for d in documents],
         }
         return pa.table([_array(columns[f.name], f.type) for f in RECORDS], schema=RECORDS)
-
-    def _streams(self) -> list[list[dict[str, Any]]]:
-        return [
-            [{"name": s.name, "role": s.role, "slot": s.slot, "direction": s.direction} for s in d.timeline.streams]
-            for d in self.documents
-        ]
 
     def _events(self) -> pa.Array:
         spans = self.spans
@@ -279,13 +280,7 @@ class _Columns:
             "token_streams": stream[order],
             "token_loss": loss[order],
         }
-        columns: dict[str, Any] = {
-            "id": [record_id(d, conversation_id(d.conversation), self.clock) for d in self.documents],
-            "conversation_id": [conversation_id(d.conversation) for d in self.documents],
-            "group": [group_of(d.conversation) for d in self.documents],
-            "rows": self.rows,
-            "streams": self._streams(),
-        }
+        columns = {**self.shared, "rows": self.rows}
         arrays = []
         for f in TOKENS:
             if f.name in lists:

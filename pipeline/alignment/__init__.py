@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import typing
 from collections.abc import Mapping
@@ -45,8 +46,13 @@ class AlignSpec:
     @property
     def params(self) -> str:
         """Every parameter as canonical JSON, defaults included."""
-        values = {name: dataclasses.asdict(params) for name, params in self.policies}
-        return json.dumps({"question": self.question, **values}, sort_keys=True, separators=(",", ":"))
+        return _params_json(self)
+
+
+@functools.lru_cache(maxsize=64)
+def _params_json(spec: AlignSpec) -> str:
+    values = {name: dataclasses.asdict(params) for name, params in spec.policies}
+    return json.dumps({"question": spec.question, **values}, sort_keys=True, separators=(",", ":"))
 
 
 def parse_align_spec(text: str, question: QuestionOrder = "first") -> AlignSpec:

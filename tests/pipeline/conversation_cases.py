@@ -75,9 +75,34 @@ def _messages(draw: st.DrawFn) -> Message:
     return Message(role, tuple(parts), started_ms=draw(st.none() | st.integers(0, 2**40)), weight=weight)  # type: ignore[arg-type]
 
 
+@st.composite
+def _scenes(draw: st.DrawFn) -> list[Message]:
+    """Turns in which answers repeat sentences of what was read or thought, so that policies find room to overlap."""
+    facts = draw(st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(ODD)), min_size=3, max_size=6))
+    lines = [sentence.rstrip() + odd + draw(st.sampled_from([" ", "\n", "\r\n", ""])) for sentence, odd in facts]
+
+    def some() -> str:
+        return "".join(line for line in lines if draw(st.booleans())) or lines[0]
+
+    calls = draw(st.integers(0, 3))
+    asked = [call("search", some(), str(i)) for i in range(calls)]
+    thinking = [thought("".join(lines))] if draw(st.booleans()) else []
+    read = Part("context", "".join(lines)) if draw(st.booleans()) else Part("text", some())
+    said = [Part("text", some(), interrupted=draw(st.integers(0, 5)) == 0) for _ in range(draw(st.integers(0, 2)))]
+    messages = [message("user", some(), read), message("assistant", *thinking, *said, *asked)]
+    for i in draw(st.permutations(range(calls))):
+        messages.append(message("tool", result("".join(lines), str(i))))
+    messages.append(message("assistant", *([thought(some())] if draw(st.booleans()) else []), some()))
+    return messages
+
+
 conversations = st.builds(
     Conversation,
-    messages=st.lists(_messages(), min_size=1, max_size=6).map(tuple),
+    messages=(
+        st.lists(_messages(), min_size=1, max_size=6)
+        | _scenes()
+        | st.tuples(_scenes(), _scenes()).map(lambda two: two[0] + two[1])
+    ).map(tuple),
     tools=st.sampled_from(["", "", '[{"name": "search"}]']),
     extra=st.just({}),
     group=st.none(),
