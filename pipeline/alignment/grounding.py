@@ -8,6 +8,10 @@ from collections.abc import Sequence, Set
 from pipeline.mentions import denies, is_known, known, mentions, ngrams, pieces
 
 
+#: Characters of the piece before that n-grams reach back into.
+_TAIL = 80
+
+
 class Reading:
     """Pieces of text in the order they are read, counted from 1, with where every key and n-gram stands."""
 
@@ -18,7 +22,8 @@ class Reading:
         for place, text in enumerate(texts, 1):
             for key in known(text):
                 self._keys[key].append(place)
-            for gram in ngrams(text):
+            # A run of words may begin in the piece before.
+            for gram in ngrams((texts[place - 2][-_TAIL:] if place > 1 else "") + text):
                 self._grams.setdefault(gram, place)
         self._size = len(texts)
 

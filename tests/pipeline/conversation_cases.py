@@ -78,8 +78,9 @@ def _messages(draw: st.DrawFn) -> Message:
 @st.composite
 def _scenes(draw: st.DrawFn) -> list[Message]:
     """Turns in which answers repeat sentences of what was read or thought, so that policies find room to overlap."""
-    facts = draw(st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(ODD)), min_size=3, max_size=6))
-    lines = [sentence.rstrip() + odd + draw(st.sampled_from([" ", "\n", "\r\n", ""])) for sentence, odd in facts]
+    facts = draw(st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(ODD)), min_size=3, max_size=6, unique_by=lambda f: f[0]))
+    odd_first = draw(st.booleans())
+    lines = [odd + sentence if odd_first else sentence.rstrip() + draw(st.sampled_from(["\n", "\r\n", " "])) for sentence, odd in facts]
 
     def some() -> str:
         return "".join(line for line in lines if draw(st.booleans())) or lines[0]

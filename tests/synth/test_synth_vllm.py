@@ -52,11 +52,11 @@ def test_real_tables_are_counted_one_by_one(engine: VllmEngine) -> None:
 @needs_vllm
 def test_seeded_requests_survive_more_prompt_than_fits_one_step(engine: VllmEngine) -> None:
     """vLLM's CPU build dies where the prefill of a seeded request is split over two steps."""
-    long = Message("user", "Count the birds in the garden, please. " * 200)
-    requests = [Request((long, Message("user", f"Number {n}")), None, n, 1.0, 1.0, 4) for n in range(4)]
+    chats = [Message("user", f"{n}: " + f"Count the birds in garden {n}, please. " * 150) for n in range(8)]
+    requests = [Request((chat,), None, seed, 1.0, 1.0, 4) for seed, chat in enumerate(chats)]
     completions = engine.generate(requests)
-    assert [c.completion_tokens for c in completions] == [4] * 4
-    assert sum(c.prompt_tokens for c in completions) > 4096
+    assert [c.completion_tokens for c in completions] == [4] * 8
+    assert sum(c.prompt_tokens for c in completions) > 2 * 4096
 
 
 @pytest.mark.slow
