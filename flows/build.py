@@ -163,7 +163,10 @@ def run_shards_as_tasks(
 def run_convert(
     config: BuildConfig, out: Path, ingested: Result, workers: int, fresh: bool, watcher: LogWatcher
 ) -> Result:
-    """``pipeline.build.run_convert`` with a task per shard."""
+    """``pipeline.build.run_convert`` with a task per shard.
+
+    No task itself: Prefect would call its finished shards rolled back if it failed, though they are kept.
+    """
     watcher.stage(folders.CONVERT)
 
     def progress(counts: ShardCounts) -> None:
@@ -184,7 +187,6 @@ def run_convert(
 
 
 ingest = stage_task(folders.INGEST, run_ingest)
-convert = stage_task(folders.CONVERT, run_convert)
 synthesize = stage_task(folders.SYNTH, run_synthesize)
 dataset = stage_task(folders.DATASET, run_dataset)
 train = stage_task("train", run_train)
@@ -207,7 +209,7 @@ def run_stages(config: BuildConfig, base: Path, out: Path, fresh: bool, workers:
     """The stages of ``pipeline.build.build`` as tasks. Raises PipelineError; GateError once the report is published."""
     check_sections(config)
     ingested = ingest(config, base, out, fresh, watcher)
-    inputs = [convert(config, out, ingested, workers, fresh, watcher)]
+    inputs = [run_convert(config, out, ingested, workers, fresh, watcher)]
     if config.synth is not None and (written := synthesize(config, base, out, fresh, watcher)) is not None:
         inputs.append(written)
     made = dataset(config, out, inputs, fresh, watcher)

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columns import EventColumns, IntArray, event_columns
+from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns
+from pipeline.tables import LOSS_END_UNTRAINED, LOSS_TARGET
 from pipeline.tokenization import TextTokenizer
 
 
@@ -62,6 +63,19 @@ def _structural(c: EventColumns) -> Iterator[tuple[str, str, list[int]]]:
     last = np.zeros(len(c.rows), dtype=np.int64)
     np.maximum.at(last, c.record, c.end)
     yield "rows", "`rows` is not the end of the last event", np.flatnonzero(last != c.rows).tolist()
+    yield "ending", "a part does not end with its last event, once", _records(c, _wrong_endings(c))
+
+
+def _wrong_endings(c: EventColumns) -> BoolArray:
+    """Events that end their part though another one follows, or do not end it, or in two ways. A header never ends."""
+    order = np.lexsort((np.arange(len(c.record)), c.stream, c.record))
+    header = c.kind == "header"
+    keys = [values[order] for values in (c.record, c.stream, c.message, c.part, header)]
+    follows = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
+    goes_on = np.zeros(len(c.record), dtype=bool)
+    goes_on[order[:-1][follows]] = True
+    ends = c.final | c.interrupted
+    return np.where(header | goes_on, ends, ~ends | (c.final & c.interrupted))
 
 
 def _records(c: EventColumns, mask: np.ndarray) -> list[int]:
@@ -130,7 +144,7 @@ def _part_texts(table: pa.Table, c: EventColumns, ids: list[str]) -> Iterator[Vi
 
 
 def token_violations(records: pa.Table, tokens: pa.Table, tokenizer: TextTokenizer | None) -> list[Violation]:
-    """Differences between records and their token grids, row by row: ids, rows, streams, cells.
+    """Differences between records and their token grids, row by row: ids, groups, rows, streams, cells and their places.
 
     With a tokenizer every span is encoded again, and the tokens in the cells of its events must be the same ids.
     """
@@ -141,21 +155,57 @@ def token_violations(records: pa.Table, tokens: pa.Table, tokenizer: TextTokeniz
         return [Violation(ids[0] if ids else "", "token_ids", "records and tokens are not in the same order")]
     found = [
         Violation(ids[r], code, f"{code.removeprefix('token_')} differ between record and tokens")
-        for code, column in (("token_rows", "rows"), ("token_streams", "streams"))
+        for code, column in (
+            ("token_rows", "rows"),
+            ("token_streams", "streams"),
+            ("token_group", "group"),
+            ("token_conversation", "conversation_id"),
+        )
         for r in _differ(records.column(column), tokens.column(column))
     ]
     c = event_columns(records)
     cells = np.zeros(len(ids), dtype=np.int64)
-    np.add.at(cells, c.record, c.end - c.start)
-    stored = tokens.column("token_ids").combine_chunks()
-    counts = pc.list_value_length(stored).to_numpy(zero_copy_only=False).astype(np.int64)
+    np.add.at(cells, c.record, np.maximum(c.end - c.start, 0))
+    counts = _lengths(tokens, "token_ids")
     found += [
         Violation(ids[r], "token_cells", f"{cells[r]} rows of events, {counts[r]} cells")
         for r in np.flatnonzero(cells != counts)
     ]
+    for column in ("token_rows", "token_streams", "token_loss"):
+        lengths = _lengths(tokens, column)
+        found += [
+            Violation(ids[r], "token_cells", f"{counts[r]} cells, {lengths[r]} values in {column}")
+            for r in np.flatnonzero(lengths != counts)
+        ]
+    if not found and len(ids):
+        found = list(_cells_in_place(c, ids, tokens))
     if found or tokenizer is None or not len(ids):
         return found
     return _encoded_again(c, ids, tokens, counts, tokenizer)
+
+
+def _lengths(tokens: pa.Table, column: str) -> IntArray:
+    values = pc.list_value_length(tokens.column(column).combine_chunks())
+    lengths: IntArray = values.to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths
+
+
+def _cells_in_place(c: EventColumns, ids: list[str], tokens: pa.Table) -> Iterator[Violation]:
+    """Cells are row-major, in the rows and on the streams of their events, and trained as their events say."""
+    cells = c.end - c.start
+    record, stream = np.repeat(c.record, cells), np.repeat(c.stream, cells)
+    row = np.repeat(c.start, cells) + np.arange(len(record)) - np.repeat(np.cumsum(cells) - cells, cells)
+    loss = np.repeat(np.where(c.is_output & (c.weight > 0), LOSS_TARGET, 0), cells)
+    loss[(np.cumsum(cells) - 1)[c.interrupted & c.is_output & (cells > 0)]] |= LOSS_END_UNTRAINED
+    order = np.lexsort((stream, row, record))
+    for code, column, due in (
+        ("token_places", "token_rows", row),
+        ("token_places", "token_streams", stream),
+        ("token_loss", "token_loss", loss),
+    ):
+        stored = tokens.column(column).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        for r in sorted({int(r) for r in record[order][stored != due[order]]}):
+            yield Violation(ids[r], code, f"{column} are not those of the record's events")
 
 
 def _differ(left: pa.ChunkedArray, right: pa.ChunkedArray) -> list[int]:

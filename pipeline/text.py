@@ -51,13 +51,13 @@ def _sentence_ends(text: str) -> set[int]:
 
 
 def is_grapheme_boundary(text: str, offset: int) -> bool:
-    """Whether ``offset`` splits no user-perceived character (UAX #29). Exact where the character before starts one."""
+    """Whether ``offset`` splits no user-perceived character (UAX #29)."""
     if not 0 < offset < len(text):
         return True
     before, after = text[offset - 1], text[offset]
     if after < "\u0300" and before < "\u0300":
         return not (before == "\r" and after == "\n")
-    if after.isspace():
+    if after in "\r\n":
         return True
     start = max(0, offset - 16)
     return any(match.start() == offset for match in _GRAPHEME.finditer(text, start, min(len(text), offset + 2)))

@@ -74,6 +74,7 @@ def convert_stage(
                 total.add(done[1])
                 if progress:
                     progress(done[1])
+        _forget(directory, {o.path for o in outputs}, {number for number, _, _ in todo}, len(shards))
         convert = run_shards or run_in_processes
         try:
             for number, key, result in convert(todo, directory, config, workers):
@@ -136,6 +137,16 @@ def _remember(directory: Path, number: int, key: str, outputs: list[Output], cou
     plain = {**asdict(counts), "reject_reasons": dict(counts.reject_reasons)}
     value = {"fingerprint": key, "outputs": [asdict(o) for o in outputs], "counts": plain}
     publish_text(directory / "shards" / f"{number:05d}.json", json.dumps(value))
+
+
+def _forget(directory: Path, kept: set[str], todo: set[int], shards: int) -> None:
+    """Removes what runs with another configuration or input left, so that only this run's files are counted."""
+    for path in directory.glob("*.parquet"):
+        if path.name not in kept:
+            path.unlink()
+    for path in (directory / "shards").glob("*.json"):
+        if int(path.stem) in todo or int(path.stem) >= shards:
+            path.unlink()
 
 
 def _finished(directory: Path, number: int, key: str) -> tuple[list[Output], ShardCounts] | None:

@@ -43,6 +43,7 @@ class VllmEngine:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         started = time.monotonic()
+        import psutil  # type: ignore[import-untyped]  # vLLM needs it itself
         from vllm import LLM, __version__
         from vllm.platforms import current_platform
 
@@ -77,7 +78,10 @@ class VllmEngine:
         except (OSError, ValueError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SynthError(f"vLLM could not load {model}: {reason}") from error
-        self._processes = [process for process in active_children() if process not in others]
+        self._core = [process for process in active_children() if process not in others]
+        self._workers = [
+            worker for process in self._core for worker in psutil.Process(process.pid).children(recursive=True)
+        ]
         self._max_model_len = options.max_model_len
         self._description: dict[str, Any] = {
             "engine": "vllm",
@@ -135,15 +139,21 @@ class VllmEngine:
         ]
 
     def close(self) -> None:
-        """Stop vLLM's core process and wait for it; safe to call twice."""
+        """Stop vLLM's core and worker processes and wait until they are gone; safe to call twice."""
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
-            for process in self._processes:
+            for process in self._core:
                 process.join(_SHUTDOWN_SECONDS)
                 if process.is_alive():
                     process.kill()
                     process.join()
+            import psutil
+
+            _, left = psutil.wait_procs(self._workers, timeout=_SHUTDOWN_SECONDS)
+            for worker in left:
+                worker.kill()
+            psutil.wait_procs(left, timeout=_SHUTDOWN_SECONDS)
 
     def __enter__(self) -> Self:
         return self

@@ -85,13 +85,14 @@ def _scenes(draw: st.DrawFn) -> list[Message]:
     def some() -> str:
         return "".join(line for line in lines if draw(st.booleans())) or lines[0]
 
-    calls = draw(st.integers(0, 3))
-    asked = [call("search", some(), str(i)) for i in range(calls)]
-    thinking = [thought("".join(lines))] if draw(st.booleans()) else []
-    read = Part("context", "".join(lines)) if draw(st.booleans()) else Part("text", some())
-    said = [Part("text", some(), interrupted=draw(st.integers(0, 5)) == 0) for _ in range(draw(st.integers(0, 2)))]
-    messages = [message("user", some(), read), message("assistant", *thinking, *said, *asked)]
-    for i in draw(st.permutations(range(calls))):
+    # Where the facts are met first: what stands there grounds the answer.
+    place = draw(st.sampled_from(["user", "thought", "tool"]))
+    asked = [call("search", "{}", str(i)) for i in range(draw(st.integers(1, 3)) if place == "tool" else 0)]
+    read = [Part(draw(st.sampled_from(["context", "text"])), "".join(lines))] if place == "user" else []
+    thinking = [thought("".join(lines))] if place == "thought" else []
+    said = [Part("text", some(), interrupted=draw(st.integers(0, 5)) == 0)] if draw(st.booleans()) and place != "tool" else []
+    messages = [message("user", "What is known?", *read), message("assistant", *thinking, *said, *asked)]
+    for i in draw(st.permutations(range(len(asked)))):
         messages.append(message("tool", result("".join(lines), str(i))))
     messages.append(message("assistant", *([thought(some())] if draw(st.booleans()) else []), some()))
     return messages
