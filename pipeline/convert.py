@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -415,11 +417,19 @@ _worker: Converter | None = None
 
 
 def start_worker(config: ConvertConfig) -> None:
-    """Prepares a worker process: one thread for the tokenizer, loaded once."""
+    """Prepares a worker process: one thread for the tokenizer, loaded once; it ends when its parent is gone."""
     global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     pa.set_cpu_count(1)
     _worker = Converter(config)
+
+
+def _end_with_parent() -> None:
+    """A killed build must leave no process behind that goes on writing shards."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def convert_in_worker(units: Path, number: int, directory: Path) -> ShardResult:

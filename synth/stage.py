@@ -1,7 +1,8 @@
 """The synthesize stage: accepted tables become records and token grids, rejected ones reject rows.
 
 Each run of cells of one stream is one part, its cells joined by one space; the chunk of a row waits for everything that
-was said in earlier rows, so a record is causal by construction.
+was said in earlier rows. So an output event starts after every input that its writer saw, but for one gap of the form: a
+model writes a row's cells one after the other, outputs first, and may see another output of the same row.
 """
 
 from __future__ import annotations
@@ -177,11 +178,10 @@ def _write(
         "rejected": sum(counters.rejected.values()),
         "reject_reasons": counters.rejected,
     }
-    engine_notes = {"deterministic": "the same engine, version and batch size give the same text; another may not"}
     return (
         outputs,
         {**totals, **{k: v for k, v in books.items() if k not in ("rejected", "engine")}},
-        {"engine": books["engine"], **engine_notes},
+        {"engine": books["engine"]},
     )
 
 

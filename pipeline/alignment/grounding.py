@@ -7,7 +7,6 @@ from collections.abc import Sequence, Set
 
 from pipeline.mentions import denies, is_known, known, mentions, ngrams, pieces
 
-
 #: Characters of the piece before that n-grams reach back into.
 _TAIL = 80
 

@@ -52,7 +52,9 @@ def _parts(draw: st.DrawFn, role: str) -> Part:
     kind = draw(st.sampled_from(_KINDS[role]))
     text = draw(texts)
     if kind == "tool_call":
-        return Part("tool_call", text, name=draw(st.sampled_from(["search", "get_user", "日本", ""])), call_id=draw(_call_ids))
+        return Part(
+            "tool_call", text, name=draw(st.sampled_from(["search", "get_user", "日本", ""])), call_id=draw(_call_ids)
+        )
     if kind == "tool_result":
         name = draw(st.sampled_from([None, "search"]))
         return Part("tool_result", text, name=name, call_id=draw(_call_ids), error=draw(st.booleans()))
@@ -78,9 +80,19 @@ def _messages(draw: st.DrawFn) -> Message:
 @st.composite
 def _scenes(draw: st.DrawFn) -> list[Message]:
     """Turns in which answers repeat sentences of what was read or thought, so that policies find room to overlap."""
-    facts = draw(st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(ODD)), min_size=3, max_size=6, unique_by=lambda f: f[0]))
+    facts = draw(
+        st.lists(
+            st.tuples(st.sampled_from(SENTENCES), st.sampled_from(ODD)),
+            min_size=3,
+            max_size=6,
+            unique_by=lambda f: f[0],
+        )
+    )
     odd_first = draw(st.booleans())
-    lines = [odd + sentence if odd_first else sentence.rstrip() + draw(st.sampled_from(["\n", "\r\n", " "])) for sentence, odd in facts]
+    lines = [
+        odd + sentence if odd_first else sentence.rstrip() + draw(st.sampled_from(["\n", "\r\n", " "]))
+        for sentence, odd in facts
+    ]
 
     def some() -> str:
         return "".join(line for line in lines if draw(st.booleans())) or lines[0]
@@ -90,7 +102,11 @@ def _scenes(draw: st.DrawFn) -> list[Message]:
     asked = [call("search", "{}", str(i)) for i in range(draw(st.integers(1, 3)) if place == "tool" else 0)]
     read = [Part(draw(st.sampled_from(["context", "text"])), "".join(lines))] if place == "user" else []
     thinking = [thought("".join(lines))] if place == "thought" else []
-    said = [Part("text", some(), interrupted=draw(st.integers(0, 5)) == 0)] if draw(st.booleans()) and place != "tool" else []
+    said = (
+        [Part("text", some(), interrupted=draw(st.integers(0, 5)) == 0)]
+        if draw(st.booleans()) and place != "tool"
+        else []
+    )
     messages = [message("user", "What is known?", *read), message("assistant", *thinking, *said, *asked)]
     for i in draw(st.permutations(range(len(asked)))):
         messages.append(message("tool", result("".join(lines), str(i))))
@@ -178,7 +194,10 @@ def part_text(part: Part) -> str:
 def said_parts(conversation: Conversation) -> dict[tuple[int | None, int | None], str]:
     """Every part that says something, by message and part, and the tool definitions."""
     found: dict[tuple[int | None, int | None], str] = {
-        (m, p): part_text(part) for m, message in enumerate(conversation.messages) for p, part in enumerate(message.parts) if _says(part)
+        (m, p): part_text(part)
+        for m, message in enumerate(conversation.messages)
+        for p, part in enumerate(message.parts)
+        if _says(part)
     }
     return found | ({(None, None): conversation.tools} if conversation.tools else {})
 

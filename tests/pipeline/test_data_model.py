@@ -44,7 +44,9 @@ def test_every_part_is_told_once_and_its_events_join_to_its_text(tokenizer: Text
     _, record, _ = told(case, tokenizer)
     joined = {where: "".join(e["text"] for e in events) for where, events in by_part(record).items()}
     assert joined == said_parts(case.conversation)
-    assert {(p["message"], p["part"]): p["sha256"] for p in record["parts"]} == {k: sha256(t) for k, t in joined.items()}
+    assert {(p["message"], p["part"]): p["sha256"] for p in record["parts"]} == {
+        k: sha256(t) for k, t in joined.items()
+    }
     assert len(record["parts"]) == len(joined)
 
 
@@ -103,7 +105,9 @@ def test_an_event_has_a_row_per_token_and_one_more_if_it_ends_its_message(tokeni
 def test_rows_follow_the_layout_rule(tokenizer: TextTokenizer, case: Case) -> None:
     _, record, _ = told(case, tokenizer)
     assert [e["start"] for e in record["events"]] == starts_by_the_rule(record)
-    assert [(e["start"], e["stream"]) for e in record["events"]] == sorted((e["start"], e["stream"]) for e in record["events"])
+    assert [(e["start"], e["stream"]) for e in record["events"]] == sorted(
+        (e["start"], e["stream"]) for e in record["events"]
+    )
 
 
 @QUICK
@@ -120,7 +124,9 @@ def test_structural_ids_never_come_from_text_and_every_message_ends_once(tokeniz
 
 @QUICK
 @given(cases)
-def test_one_row_holds_at_most_one_token_of_a_stream_and_cells_are_row_major(tokenizer: TextTokenizer, case: Case) -> None:
+def test_one_row_holds_at_most_one_token_of_a_stream_and_cells_are_row_major(
+    tokenizer: TextTokenizer, case: Case
+) -> None:
     _, _, cells = told(case, tokenizer)
     assert cells.places == sorted(set(cells.places))
 
@@ -223,7 +229,9 @@ def _timeline_of(record: dict[str, Any]) -> tuple[Timeline, list[int]]:
     events = record["events"]
     order = sorted(range(len(events)), key=lambda i: (events[i]["stream"], i))
     place = {event: chunk for chunk, event in enumerate(order)}
-    keys = [(events[i]["stream"], events[i]["message"], events[i]["part"], events[i]["kind"] == "header") for i in order]
+    keys = [
+        (events[i]["stream"], events[i]["message"], events[i]["part"], events[i]["kind"] == "header") for i in order
+    ]
     spans: list[Span] = []
     chunk_span: list[int] = []
     chunk_end: list[int] = []
@@ -258,7 +266,9 @@ def test_alignment_only_takes_waits_away(smollm2: TextTokenizer, conversation: C
 
 def test_an_empty_result_is_one_end_of_message_cell_and_an_empty_message_is_no_event(tokenizer: TextTokenizer) -> None:
     asked = message("assistant", Part("tool_call", "{}", name="f"))
-    conversation = talk(message("user", "Go."), asked, message("tool", Part("tool_result", "")), message("assistant", ""))
+    conversation = talk(
+        message("user", "Go."), asked, message("tool", Part("tool_result", "")), message("assistant", "")
+    )
     timeline, silent = align(conversation, parse_align_spec("turns"))
     assert silent == [3]
     assert {s.message for s in timeline.spans} == {0, 1, 2}
@@ -268,8 +278,14 @@ def test_an_empty_result_is_one_end_of_message_cell_and_an_empty_message_is_no_e
 
 
 def test_results_open_with_a_header_of_name_and_ordinal_that_is_no_part(tokenizer: TextTokenizer) -> None:
-    calls = message("assistant", Part("tool_call", "1", name="f", call_id="x"), Part("tool_call", "2", name="g", call_id="x"))
-    conversation = talk(calls, message("tool", Part("tool_result", "one", call_id="x")), message("tool", Part("tool_result", "two", call_id="x")))
+    calls = message(
+        "assistant", Part("tool_call", "1", name="f", call_id="x"), Part("tool_call", "2", name="g", call_id="x")
+    )
+    conversation = talk(
+        calls,
+        message("tool", Part("tool_result", "one", call_id="x")),
+        message("tool", Part("tool_result", "two", call_id="x")),
+    )
     _, record, cells = told(Case(conversation, "turns", "first", 0), tokenizer)
     headers = [e for e in record["events"] if e["kind"] == "header"]
     # Reused ids pair with the nearest open call.
@@ -304,7 +320,9 @@ def test_look_alikes_of_special_tokens_stay_text(tokenizer: TextTokenizer) -> No
 
 
 @pytest.mark.parametrize("change", ["text", "role", "tools", "weight", "name"])
-def test_the_conversation_id_depends_on_what_is_said_and_not_on_where_it_stood(change: str, smollm2: TextTokenizer) -> None:
+def test_the_conversation_id_depends_on_what_is_said_and_not_on_where_it_stood(
+    change: str, smollm2: TextTokenizer
+) -> None:
     base = talk(message("user", "Hi"), message("assistant", "Hello"))
     changed = {
         "text": talk(message("user", "Hi!"), message("assistant", "Hello")),
@@ -320,7 +338,9 @@ def test_the_conversation_id_depends_on_what_is_said_and_not_on_where_it_stood(c
     assert here["conversation_id"] == elsewhere["conversation_id"] != other["conversation_id"]
 
 
-def test_the_record_id_depends_on_alignment_tokenizer_lag_and_source(smollm2: TextTokenizer, llama3: TextTokenizer) -> None:
+def test_the_record_id_depends_on_alignment_tokenizer_lag_and_source(
+    smollm2: TextTokenizer, llama3: TextTokenizer
+) -> None:
     from pipeline.conversation import Source
 
     base = talk(message("user", "Hi"), message("assistant", "Hello"))
@@ -335,7 +355,9 @@ def test_the_record_id_depends_on_alignment_tokenizer_lag_and_source(smollm2: Te
     assert len({t.records.column("conversation_id")[0].as_py() for t in tables}) == 1
 
 
-def test_text_that_the_tokenizer_has_no_tokens_for_is_refused_and_never_thinned(smollm2: TextTokenizer, llama3: TextTokenizer) -> None:
+def test_text_that_the_tokenizer_has_no_tokens_for_is_refused_and_never_thinned(
+    smollm2: TextTokenizer, llama3: TextTokenizer
+) -> None:
     spec = parse_align_spec("turns")
     odd, plain = talk(message("user", "one\x04two\U00040000")), talk(message("user", "one"))
     documents = [Document(c, align(c, spec)[0], spec) for c in (odd, plain)]

@@ -15,14 +15,19 @@ from pipeline.layout import Events, lay_out
 from pipeline.timeline import Span, Stream, Timeline
 from pipeline.tokenization import TextTokenizer
 
-STREAMS = (Stream("user", "user", 0, "input"), Stream("thought", "thought", 0, "output"), Stream("assistant", "assistant", 0, "output"))
+STREAMS = (
+    Stream("user", "user", 0, "input"),
+    Stream("thought", "thought", 0, "output"),
+    Stream("assistant", "assistant", 0, "output"),
+)
 
 
 @st.composite
 def timelines(draw: st.DrawFn) -> Timeline:
     """Spans of odd text cut anywhere, waiting for any earlier chunks."""
     spans = [
-        Span(draw(st.integers(0, 2)), i, 0, "message", draw(odd_texts), ends=draw(st.booleans())) for i in range(draw(st.integers(1, 4)))
+        Span(draw(st.integers(0, 2)), i, 0, "message", draw(odd_texts), ends=draw(st.booleans()))
+        for i in range(draw(st.integers(1, 4)))
     ]
     chunk_span, chunk_end = [], []
     for i, span in enumerate(spans):
@@ -30,7 +35,9 @@ def timelines(draw: st.DrawFn) -> Timeline:
         ends = [*sorted(cuts), len(span.text)]
         chunk_span += [i] * len(ends)
         chunk_end += ends
-    after = [tuple(sorted(draw(st.sets(st.integers(0, c - 1), max_size=3)))) if c else () for c in range(len(chunk_span))]
+    after = [
+        tuple(sorted(draw(st.sets(st.integers(0, c - 1), max_size=3)))) if c else () for c in range(len(chunk_span))
+    ]
     earliest = draw(st.none() | st.lists(st.integers(0, 30), min_size=len(chunk_span), max_size=len(chunk_span)))
     return Timeline(STREAMS, tuple(spans), chunk_span, chunk_end, after, earliest)
 
@@ -41,14 +48,18 @@ def laid_out(timeline: Timeline, tokenizer: TextTokenizer, lag: int = 0) -> Even
 
 @QUICK
 @given(timelines())
-def test_events_of_a_span_are_its_text_cut_at_tokens_that_split_no_character(tokenizer: TextTokenizer, timeline: Timeline) -> None:
+def test_events_of_a_span_are_its_text_cut_at_tokens_that_split_no_character(
+    tokenizer: TextTokenizer, timeline: Timeline
+) -> None:
     events = laid_out(timeline, tokenizer)
     ids = [tokenizer.encode([s.text]).ids.tolist() for s in timeline.spans]
     for s, span in enumerate(timeline.spans):
         mine = [i for i, owner in enumerate(events.span) if owner == s]
         assert [events.low[i] for i in mine] == [0, *(events.high[i] for i in mine)][: len(mine)]
         assert events.high[mine[-1]] == len(span.text)
-        assert [events.first_token[i] for i in mine] == [0, *(events.first_token[i] + events.tokens[i] for i in mine)][: len(mine)]
+        assert [events.first_token[i] for i in mine] == [0, *(events.first_token[i] + events.tokens[i] for i in mine)][
+            : len(mine)
+        ]
         assert sum(events.tokens[i] for i in mine) == len(ids[s])
         assert [events.final[i] for i in mine] == [False] * (len(mine) - 1) + [span.ends]
         graphemes = {0, *(m.end() for m in regex.finditer(r"\X", span.text))}
@@ -65,7 +76,11 @@ def test_a_straddling_token_joins_the_earlier_chunk_of_input_and_the_later_one_o
 ) -> None:
     events = laid_out(timeline, tokenizer)
     for s, span in enumerate(timeline.spans):
-        cuts = {0, len(span.text), *(e for e, owner in zip(timeline.chunk_end, timeline.chunk_span, strict=True) if owner == s)}
+        cuts = {
+            0,
+            len(span.text),
+            *(e for e, owner in zip(timeline.chunk_end, timeline.chunk_span, strict=True) if owner == s),
+        }
         allowed = {0, len(span.text)}
         boundaries = _token_boundaries(tokenizer, span.text)
         for cut in cuts:
@@ -73,7 +88,9 @@ def test_a_straddling_token_joins_the_earlier_chunk_of_input_and_the_later_one_o
                 allowed.add(min((b for b in boundaries if b >= cut), default=len(span.text)))
             else:
                 allowed.add(max((b for b in boundaries if b <= cut), default=0))
-        assert {events.high[i] for i, owner in enumerate(events.span) if owner == s} == allowed - {0} | ({0} if not span.text else set())
+        assert {events.high[i] for i, owner in enumerate(events.span) if owner == s} == allowed - {0} | (
+            {0} if not span.text else set()
+        )
 
 
 def _token_boundaries(tokenizer: TextTokenizer, text: str) -> set[int]:
@@ -90,7 +107,9 @@ def _token_boundaries(tokenizer: TextTokenizer, text: str) -> set[int]:
 
 @QUICK
 @given(timelines(), st.sampled_from([0, 1, 3]))
-def test_an_event_starts_as_soon_as_its_stream_and_all_it_waits_for_allow(smollm2: TextTokenizer, timeline: Timeline, lag: int) -> None:
+def test_an_event_starts_as_soon_as_its_stream_and_all_it_waits_for_allow(
+    smollm2: TextTokenizer, timeline: Timeline, lag: int
+) -> None:
     events = laid_out(timeline, smollm2, lag)
     stream = [timeline.spans[s].stream for s in events.span]
     where = _event_of_chunk(timeline, events)
@@ -136,7 +155,9 @@ def test_chinese_text_is_not_cut_inside_a_character_that_takes_several_tokens(to
     text = "龘靐齉爩鱻麤灪龖厵滟爨癵驫"
     for stream in (0, 2):
         for cut in range(1, len(text)):
-            events = laid_out(Timeline(STREAMS, (Span(stream, 0, 0, "message", text),), [0, 0], [cut, len(text)], [(), ()]), tokenizer)
+            events = laid_out(
+                Timeline(STREAMS, (Span(stream, 0, 0, "message", text),), [0, 0], [cut, len(text)], [(), ()]), tokenizer
+            )
             assert events.high[0] == cut or len(events.span) == 1
 
 
@@ -146,7 +167,11 @@ def test_a_chunk_emptied_of_tokens_gives_its_waits_to_its_neighbour(smollm2: Tex
     for stream, merged in ((0, [(0, (2,))]), (2, [(0, (2,))])):
         spans = (Span(1, 0, 0, "message", "one"), Span(1, 1, 0, "message", "two"), Span(1, 2, 0, "message", "three"))
         timeline = Timeline(
-            STREAMS, (*spans, Span(stream, 3, 0, "message", " committee")), [0, 1, 2, 3, 3], [3, 3, 5, 4, 10], [(), (), (), (0,), (2,)]
+            STREAMS,
+            (*spans, Span(stream, 3, 0, "message", " committee")),
+            [0, 1, 2, 3, 3],
+            [3, 3, 5, 4, 10],
+            [(), (), (), (0,), (2,)],
         )
         events = laid_out(timeline, smollm2)
         assert [(events.low[3], events.after[3])] == [(0, (0, 2))], merged

@@ -62,7 +62,11 @@ def test_sentences_and_lines_are_pieces_with_their_white_space_before_them(text:
 def test_paragraphs_are_cut_at_empty_lines_only() -> None:
     text = "One. Two.\nThree.\n\nFour.\n \n\nFive."
     ends = cut(text, "paragraph")
-    assert [text[a:b] for a, b in zip([0, *ends], ends, strict=False)] == ["One. Two.\nThree.", "\n\nFour.", "\n \n\nFive."]
+    assert [text[a:b] for a, b in zip([0, *ends], ends, strict=False)] == [
+        "One. Two.\nThree.",
+        "\n\nFour.",
+        "\n \n\nFive.",
+    ]
 
 
 def test_a_sentence_that_is_too_long_is_cut_at_its_clauses() -> None:

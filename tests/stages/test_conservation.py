@@ -33,7 +33,9 @@ def built(tmp_path: Path) -> Path:
     source = tmp_path / "math.jsonl"
     source.write_text("\n".join(LINES) + "\n")
     out = tmp_path / "out"
-    ingest = ingest_stage([InputSource(path=str(source), corpus="math")], Path(), out / "ingest", IngestConfig(shard_units=9))
+    ingest = ingest_stage(
+        [InputSource(path=str(source), corpus="math")], Path(), out / "ingest", IngestConfig(shard_units=9)
+    )
     converted = convert_stage(ingest, out / "convert", ConvertConfig(), max_rejected_fraction=0.5, workers=1)
     dataset_stage([converted], out / "dataset", ShuffleConfig(shard_rows=5))
     return out
@@ -52,7 +54,9 @@ def test_every_unit_is_accounted_for_with_its_reason(built: Path) -> None:
     rows = [r for p in sorted((built / "convert").glob("rejects-*.parquet")) for r in pq.read_table(p).to_pylist()]
     assert [(r["index"], r["code"]) for r in rows] == [(2, "missing_answer"), (3, "not_json"), (5, "wrong_type")]
     assert [r["raw"].decode() for r in rows] == [LINES[2], LINES[3], LINES[5]]
-    assert all(r["corpus"] == "math" and r["path"] == "math.jsonl" and r["stage"] == "convert" and r["message"] for r in rows)
+    assert all(
+        r["corpus"] == "math" and r["path"] == "math.jsonl" and r["stage"] == "convert" and r["message"] for r in rows
+    )
 
 
 @pytest.mark.parametrize("name", ["records-00001", "tokens-smollm2-00001", "ledger-00001", "rejects-00000"])
@@ -95,7 +99,9 @@ def test_more_rejects_than_allowed_stop_the_run_with_the_reasons(tmp_path: Path)
     source = tmp_path / "math.jsonl"
     source.write_text("\n".join(LINES) + "\n")
     ingest = ingest_stage([InputSource(path=str(source))], Path(), tmp_path / "ingest", IngestConfig())
-    with pytest.raises(PipelineError, match=r"3 of 26 units were rejected \(1 missing_answer, 1 not_json, 1 wrong_type\)"):
+    with pytest.raises(
+        PipelineError, match=r"3 of 26 units were rejected \(1 missing_answer, 1 not_json, 1 wrong_type\)"
+    ):
         convert_stage(ingest, tmp_path / "convert", ConvertConfig(), workers=1)
     assert not (tmp_path / "convert" / "manifest.json").exists()
     assert len(pq.read_table(tmp_path / "convert" / "rejects-00000.parquet")) == 3
@@ -109,7 +115,12 @@ def test_conversations_without_an_answer_are_kept_apart_and_are_no_rejects(tmp_p
     )
     ingest = ingest_stage([InputSource(path=str(source))], Path(), tmp_path / "ingest", IngestConfig())
     converted = convert_stage(ingest, tmp_path / "convert", ConvertConfig(), workers=1)
-    assert recount_convert(tmp_path / "ingest", tmp_path / "convert") == {"in": 2, "input_only": 1, "converted": 1, "records": 1}
+    assert recount_convert(tmp_path / "ingest", tmp_path / "convert") == {
+        "in": 2,
+        "input_only": 1,
+        "converted": 1,
+        "records": 1,
+    }
     assert converted.manifest.counters["rejected"] == 0
     kept = pq.read_table(tmp_path / "convert" / "input-only-00000.parquet").to_pylist()
     assert [e["text"] for e in kept[0]["events"]] == ["Anyone there?"]
@@ -122,10 +133,16 @@ def test_a_group_is_never_on_both_sides_of_the_split(tmp_path: Path) -> None:
     converted = convert_stage(ingest, tmp_path / "convert", ConvertConfig(), workers=1)
     dataset_stage([converted], tmp_path / "dataset", ShuffleConfig(test_fraction=0.4, shard_rows=9))
     groups = {
-        split: {g for p in (tmp_path / "dataset" / split).glob("records-*.parquet") for g in pq.read_table(p)["group"].to_pylist()}
+        split: {
+            g
+            for p in (tmp_path / "dataset" / split).glob("records-*.parquet")
+            for g in pq.read_table(p)["group"].to_pylist()
+        }
         for split in ("train", "test")
     }
-    assert groups["train"] and groups["test"] and not groups["train"] & groups["test"]
+    assert groups["train"]
+    assert groups["test"]
+    assert not groups["train"] & groups["test"]
 
 
 def test_a_small_data_set_still_has_a_test_group(tmp_path: Path) -> None:

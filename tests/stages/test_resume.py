@@ -36,7 +36,9 @@ def build(
     out: Path, workers: int = 1, shard_units: int = 10, config: ConvertConfig | None = None
 ) -> tuple[Result, Result, Result]:
     """The three stages of a data set of the examples."""
-    ingest = ingest_stage([InputSource(path=str(EXAMPLES))], Path(), out / "ingest", IngestConfig(shard_units=shard_units))
+    ingest = ingest_stage(
+        [InputSource(path=str(EXAMPLES))], Path(), out / "ingest", IngestConfig(shard_units=shard_units)
+    )
     converted = convert_stage(ingest, out / "convert", config or ConvertConfig(), workers=workers)
     dataset = dataset_stage([converted], out / "dataset", ShuffleConfig(seed=3, shard_rows=20))
     return ingest, converted, dataset
@@ -71,13 +73,21 @@ def test_another_configuration_runs_again_and_leaves_no_file_of_the_old_one(tmp_
     build(tmp_path, shard_units=10)
     ingest, converted, dataset = build(tmp_path, shard_units=40, config=ConvertConfig(align="turns"))
     assert [ingest.skipped, converted.skipped, dataset.skipped] == [False, False, False]
-    named = {f"{stage}/{o.path}" for stage, r in zip(("ingest", "convert", "dataset"), (ingest, converted, dataset), strict=True) for o in r.manifest.outputs}
+    named = {
+        f"{stage}/{o.path}"
+        for stage, r in zip(("ingest", "convert", "dataset"), (ingest, converted, dataset), strict=True)
+        for o in r.manifest.outputs
+    }
     assert set(digests(tmp_path)) == named
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-1] + b"x")], ids=["lost", "changed"])
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-1] + b"x")], ids=["lost", "changed"]
+)
 @pytest.mark.parametrize("stage", [0, 1, 2], ids=["ingest", "convert", "dataset"])
-def test_a_harmed_output_is_made_again(tmp_path: Path, undisturbed: Path, stage: int, harm: Callable[[Path], object]) -> None:
+def test_a_harmed_output_is_made_again(
+    tmp_path: Path, undisturbed: Path, stage: int, harm: Callable[[Path], object]
+) -> None:
     result = build(tmp_path)[stage]
     harm(result.directory / result.manifest.outputs[0].path)
     assert [r.skipped for r in build(tmp_path)][stage] is False
@@ -92,7 +102,9 @@ def test_a_manifest_that_is_no_json_is_as_good_as_none(tmp_path: Path, undisturb
 
 
 @pytest.mark.parametrize("after", [1, 3, 6])
-def test_a_run_killed_between_shards_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, undisturbed: Path, after: int) -> None:
+def test_a_run_killed_between_shards_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, undisturbed: Path, after: int
+) -> None:
     script = (
         "import sys; sys.path[0:0] = sys.argv[3:]\n"
         "from pathlib import Path\n"
