@@ -73,11 +73,12 @@ def _findings(c: EventColumns) -> Iterator[Finding]:
         low, high = int(c.offsets[record]), int(c.offsets[record + 1])
         ordered = c.message[event] >= 0
         earlier = order_key[low:high] < order_key[event] if ordered else np.ones(high - low, dtype=bool)
-        done = ready[low:high] <= c.start[event]
+        same_stream = c.stream[low:high] == c.stream[event]
+        done = (ready[low:high] <= c.start[event]) | (same_stream & (c.end[low:high] <= c.start[event]))
         unread = np.flatnonzero(is_source[low:high] & earlier & ~done) + low
-        read = (
-            np.flatnonzero(done | ((c.stream[low:high] == c.stream[event]) & (c.end[low:high] <= c.start[event]))) + low
-        )
+        if not len(unread):
+            continue
+        read = np.flatnonzero(done) + low
         evidence = tuple(
             (key, at - low)
             for key, at in _too_early(

@@ -37,6 +37,13 @@ def resolve_model(model: str) -> Path:
         raise ModelError(f"model {model!r} could not be fetched from the Hub: {str(error).splitlines()[0]}") from error
 
 
+def quiet_transformers() -> None:
+    """Takes transformers' own progress bars away: the stages have theirs."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def model_digest(path: Path) -> str:
     """A digest of a model's configuration and weights."""
     files = sorted([path / "config.json", *path.glob("*.safetensors")])

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.evaluation.evaluate import EvaluateConfig, evaluate
 from pipeline.manifest import MANIFEST, Output, Result, output_of, run_stage
-from pipeline.models import model_digest, resolve_model
+from pipeline.models import model_digest, quiet_transformers, resolve_model
 from pipeline.training.grid import TrainingError
 
 STAGE, VERSION = "evaluate", 1
@@ -26,6 +26,7 @@ def evaluate_stage(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Result:
     """Writes ``report.md``, ``report.json`` and plots; the gate's failures are in the manifest's notes."""
+    quiet_transformers()
     base = resolve_model(model)
     inputs = {
         "dataset": dataset.manifest.digest(),

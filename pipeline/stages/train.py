@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, Output, Result, output_of, run_stage
-from pipeline.models import model_digest, resolve_model
+from pipeline.models import model_digest, quiet_transformers, resolve_model
 from pipeline.training.grid import TrainingError
 from pipeline.training.loop import StepLog, TrainConfig, train
 
@@ -25,6 +25,7 @@ def train_stage(
     progress: Callable[[StepLog], None] | None = None,
 ) -> Result:
     """Fine-tunes ``model`` and writes a checkpoint folder. Raises PipelineError."""
+    quiet_transformers()
     base = resolve_model(model)
     inputs = {"dataset": dataset.manifest.digest(), "model": model_digest(base)}
 

@@ -15,8 +15,14 @@ from synth.engines import Completion, Request
 from synth.errors import SynthError
 from synth.models import check_length, load_tokenizer, render, resolve_model
 
-#: Set before vLLM is imported, unless the environment says otherwise: no usage statistics, errors only.
-_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+#: Set before vLLM is imported, unless the environment says otherwise: no usage statistics, errors only, also from the
+#: processes that it starts.
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
+}
 
 _SHUTDOWN_SECONDS = 10.0
 

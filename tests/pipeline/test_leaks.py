@@ -8,13 +8,26 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conversation_cases import QUICK, Case, call, cases, conversations, message, replace_events, result, tables_of, talk, thought, told
+from conversation_cases import (
+    QUICK,
+    Case,
+    call,
+    cases,
+    conversations,
+    message,
+    replace_events,
+    result,
+    tables_of,
+    talk,
+    thought,
+    told,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import alignment, leaks
 from pipeline.conversation import Conversation
-from pipeline.convert import Converter, ConvertConfig
+from pipeline.convert import ConvertConfig, Converter
 from pipeline.records import to_json
 from pipeline.tokenization import TextTokenizer
 
@@ -52,7 +65,11 @@ QUESTION = "The order number is 7731, shipped to Lisbon."
         ("It costs 1,250.50 dollars.", "That is 1250.5 dollars.", "1250.5"),
         ("Write to ann@example.org.", "I wrote to ann@example.org.", "ann@example.org"),
         ("He said that 'grumpy cats' rule.", 'You said "grumpy cats" rule.', "grumpy"),
-        ("the quick brown fox jumps over lazy dogs", "he sees the quick brown fox jumps over it", "quick brown fox jumps over"),
+        (
+            "the quick brown fox jumps over lazy dogs",
+            "he sees the quick brown fox jumps over it",
+            "quick brown fox jumps over",
+        ),
         ("明天下午三點在台北車站南門見面吧", "好，明天下午三點在台北車站南門", "明天下午三點在台"),
         ("El envío sale el 2024-05-20.", "Sale el 2024-05-20.", "2024-05-20"),
     ],
@@ -68,8 +85,13 @@ def test_what_is_said_before_it_was_read_is_a_leak_with_the_evidence_quoted(
 @pytest.mark.parametrize(
     "conversation",
     [
-        talk(message("user", QUESTION), message("assistant", thought("Hm."), call("track", '{"order": 7731}'))),
-        talk(message("user", "Look it up."), message("assistant", call("f", "{}")), message("tool", result("No. 7731")), message("assistant", "It is 7731.")),
+        talk(message("user", QUESTION), message("assistant", thought("Hm."), call("track", "7731"))),
+        talk(
+            message("user", "Look it up."),
+            message("assistant", call("f", "{}")),
+            message("tool", result("No. 7731")),
+            message("assistant", "It is 7731."),
+        ),
         talk(message("system", "Your number is 7731."), message("user", "Which?"), message("assistant", "7731.")),
         talk(message("user", "Why?"), message("assistant", thought("I count 7731 cells."), "There are 7731 cells.")),
         talk(message("user", QUESTION), message("assistant", thought("It is order 7731."), "Wait.")),
@@ -85,7 +107,10 @@ def test_every_kind_of_reading_and_speaking_counts(smollm2: TextTokenizer, conve
 
 def test_a_number_that_the_author_brought_in_himself_is_no_leak(smollm2: TextTokenizer) -> None:
     conversation = talk(
-        message("user", "Guess."), message("assistant", "I say 7731."), message("user", "Why 7731?"), message("assistant", "7731 is a prime guess.")
+        message("user", "Guess."),
+        message("assistant", "I say 7731."),
+        message("user", "Why 7731?"),
+        message("assistant", "7731 is a prime guess."),
     )
     table = tables_of([conversation], "turns", smollm2).records
     first = moved(table, "I say 7731.", 0)
@@ -98,25 +123,36 @@ def test_a_number_that_the_author_brought_in_himself_is_no_leak(smollm2: TextTok
 
 
 def test_a_number_nobody_else_mentions_is_no_leak(smollm2: TextTokenizer) -> None:
-    table = tables_of([talk(message("user", QUESTION), message("assistant", "Roughly 42 days."))], "turns", smollm2).records
+    table = tables_of(
+        [talk(message("user", QUESTION), message("assistant", "Roughly 42 days."))], "turns", smollm2
+    ).records
     assert verdicts(moved(table, "Roughly 42 days.")) == ["clear"]
 
 
 def test_common_words_and_numbers_of_a_list_are_no_evidence(smollm2: TextTokenizer) -> None:
-    conversation = talk(message("user", "Give me 2 of the things that you would have"), message("assistant", "1. this\n2. that of the things that you would"))
+    conversation = talk(
+        message("user", "Give me 2 of the things that you would have"),
+        message("assistant", "1. this\n2. that of the things that you would"),
+    )
     table = tables_of([conversation], "turns", smollm2).records
     assert verdicts(moved(table, "1. this")) == ["clear"]
 
 
 def test_one_earlier_mention_that_has_been_read_is_enough(smollm2: TextTokenizer) -> None:
-    conversation = talk(message("system", "Orders: 7731."), message("user", "What about 7731?"), message("assistant", "7731 is late."))
+    conversation = talk(
+        message("system", "Orders: 7731."), message("user", "What about 7731?"), message("assistant", "7731 is late.")
+    )
     table = tables_of([conversation], "turns", smollm2).records
     assert verdicts(moved(table, "7731 is late.", next(to_json(table))["events"][0]["end"])) == ["clear"]
 
 
 @pytest.mark.parametrize(("lag", "verdict"), [(0, []), (1, ["leak"])])
-def test_under_lag_the_row_in_which_a_word_ends_is_too_early(smollm2: TextTokenizer, lag: int, verdict: list[str]) -> None:
-    table = tables_of([talk(message("user", QUESTION), message("assistant", "Order 7731."))], "turns", smollm2, lag).records
+def test_under_lag_the_row_in_which_a_word_ends_is_too_early(
+    smollm2: TextTokenizer, lag: int, verdict: list[str]
+) -> None:
+    table = tables_of(
+        [talk(message("user", QUESTION), message("assistant", "Order 7731."))], "turns", smollm2, lag
+    ).records
     read = next(to_json(table))["events"][0]["end"]
     assert verdicts(moved(table, "Order 7731.", read)) == verdict
 
@@ -136,8 +172,14 @@ def test_without_a_source_order_later_input_counts_as_weaker_evidence(smollm2: T
 @given(st.integers(1000, 10**9), st.sampled_from(["user", "tool", "system"]), st.integers(0, 3))
 def test_every_planted_number_is_found(smollm2: TextTokenizer, number: int, role: str, fillers: int) -> None:
     text = f"The value is {number} units."
-    source = [message("assistant", call("f", "{}")), message("tool", result(text))] if role == "tool" else [message(role, text)]
-    between = [m for i in range(fillers) for m in (message("user", f"And then{'?' * i}"), message("assistant", "Well."))]
+    source = (
+        [message("assistant", call("f", "{}")), message("tool", result(text))]
+        if role == "tool"
+        else [message(role, text)]
+    )
+    between = [
+        m for i in range(fillers) for m in (message("user", f"And then{'?' * i}"), message("assistant", "Well."))
+    ]
     conversation = talk(*source, *between, message("assistant", f"So we have {number}."))
     table = tables_of([conversation], "turns", smollm2).records
     found = evidence_of(moved(table, "So we have"))
@@ -158,14 +200,20 @@ def test_no_policy_says_before_it_was_read_what_can_be_proven_so(smollm2: TextTo
 
 
 def test_a_finding_does_not_depend_on_the_batch(smollm2: TextTokenizer) -> None:
-    leaking = moved(tables_of([talk(message("user", QUESTION), message("assistant", "Order 7731."))], "turns", smollm2).records, "Order")
+    leaking = moved(
+        tables_of([talk(message("user", QUESTION), message("assistant", "Order 7731."))], "turns", smollm2).records,
+        "Order",
+    )
     clean = tables_of([talk(message("user", "7731 7731"), message("assistant", "7731"))], "turns", smollm2).records
     found = leaks.lexical(pa.concat_tables([clean, leaking, clean, leaking]))
     assert [(f.record, f.event, f.verdict) for f in found] == [(1, 1, "leak"), (3, 1, "leak")]
 
 
 def test_verdicts_are_stored_with_their_events_and_change_nothing_else(smollm2: TextTokenizer) -> None:
-    table = moved(tables_of([talk(message("user", QUESTION), message("assistant", "Order 7731."))], "turns", smollm2).records, "Order")
+    table = moved(
+        tables_of([talk(message("user", QUESTION), message("assistant", "Order 7731."))], "turns", smollm2).records,
+        "Order",
+    )
     marked = leaks.with_verdicts(table, leaks.lexical(table))
     assert [e["lexical"] for e in marked.to_pylist()[0]["events"]] == [None, "leak"]
     assert leaks.with_verdicts(marked, []).equals(table)
@@ -188,7 +236,16 @@ def test_a_record_in_which_a_policy_leaks_is_laid_out_under_turns_and_says_so(mo
         b'{"messages": [{"role": "user", "content": "Tell me a joke"}, {"role": "assistant", "content": "Knock knock."}]}',
     ]
     units = [
-        {"corpus": "c", "path": "p", "index": i, "format": "openai_messages", "license": None, "key": None, "sha256": "0" * 64, "raw": raw}
+        {
+            "corpus": "c",
+            "path": "p",
+            "index": i,
+            "format": "openai_messages",
+            "license": None,
+            "key": None,
+            "sha256": "0" * 64,
+            "raw": raw,
+        }
         for i, raw in enumerate(raws)
     ]
     batch = Converter(ConvertConfig(align="blind")).convert(units)
