@@ -158,6 +158,7 @@ def run_evaluate(
     config: BuildConfig, out: Path, dataset: Result, checkpoint: Result, fresh: bool, watcher: Watcher
 ) -> Result:
     """Stage 6: spot-evaluation on the test split and its report. Raises GateError if the gate fails."""
+    from pipeline.card import write_card
     from pipeline.evaluation.evaluate import EvaluateConfig
     from pipeline.evaluation.gate import GateConfig
     from pipeline.stages.evaluate import evaluate_stage
@@ -170,6 +171,7 @@ def run_evaluate(
     result = evaluate_stage(
         dataset, checkpoint, model, out / folders.REPORT, settings, fresh, lambda p, n, t: watcher.progress(n, p)
     )
+    write_card(out, config.title or config.name)
     watcher.finished(result)
     return result
 

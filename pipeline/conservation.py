@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -58,9 +59,11 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
     ledger_path = convert / f"ledger-{number:05d}.parquet"
     if not ledger_path.exists():
         raise ConservationError(f"{what}: the ledger is missing")
-    ledger = {(r["corpus"], r["path"], r["index"]): r for r in pq.read_table(ledger_path).to_pylist()}
     given = _pointers(units)
-    _same(what, "units", given, Counter(dict.fromkeys(ledger, 1)), "ledger")
+    _same(what, "units", given, _pointers(ledger_path), "ledger")
+    ledger = {(r["corpus"], r["path"], r["index"]): r for r in pq.read_table(ledger_path).to_pylist()}
+    for row in ledger.values():
+        _fits(what, row)
     promised = {
         "records": Counter({p: r["records"] for p, r in ledger.items() if r["records"]}),
         "input-only": Counter({p: r["input_only"] for p, r in ledger.items() if r["input_only"]}),
@@ -78,6 +81,22 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
     counts["in"] = given.total()
     counts["records"] = records
     return counts
+
+
+def _fits(what: str, row: dict[str, Any]) -> None:
+    """Raises ConservationError where a unit's outcome is not what became of it: nothing may vanish under any name."""
+    outcome, records, input_only = row["outcome"], row["records"], row["input_only"]
+    fits = {
+        "converted": records > 0,
+        "input_only": records == 0 and input_only > 0,
+        "excluded": records == input_only == 0,
+        "rejected": records == input_only == 0,
+    }
+    if not fits.get(outcome, False):
+        raise ConservationError(
+            f"{what}: unit {row['index']} of {row['corpus']}/{row['path']} is booked as {outcome}, "
+            f"with {records} records and {input_only} input-only ones"
+        )
 
 
 def _same(what: str, left_name: str, left: Counter[Pointer], right: Counter[Pointer], right_name: str) -> None:

@@ -122,9 +122,6 @@ class Converter:
                     if conversation in kept:
                         (speaking if conversation.has_output() else listening).append((position, ordinal, conversation))
         batch.input_only = self._documents(listening, batch, self.baseline).records
-        for position in {p for p, _, _ in listening} - {p for p, _, _ in speaking}:
-            if batch.books[position].outcome == "converted":
-                batch.books[position].outcome = "input_only"
         tables = self._documents(speaking, batch, self.policy)
         batch.records, batch.tokens = tables.records, tables.tokens
         batch.close()
@@ -148,13 +145,11 @@ class Converter:
         if was_cut:
             encoded, first = encode_spans([d.timeline for d in documents], self.tokenizer)
         tables = build_tables(documents, self.clock, encoded, first)
-        if tables.failed:
-            failed = {i for i, _ in tables.failed}
-            for i, error in tables.failed:
+        if failed := tables.failed or self._too_long(tables.records):
+            for i, error in failed:
                 batch.reject(owners[i], error.code, str(error))
-            return self._documents(
-                [item for item in items if item[0] not in {owners[i] for i in failed}], batch, policy
-            )
+            refused = {owners[i] for i, _ in failed}
+            return self._documents([item for item in items if item[0] not in refused], batch, policy)
         findings = leaks.lexical(tables.records)
         leaking = {f.record for f in findings if f.verdict != "clear"}
         batch.counts.overlapped += len({f.record for f in findings} - leaking)
@@ -173,9 +168,9 @@ class Converter:
         )
         counts = pa.compute.list_value_length(tables.tokens.column("token_ids")).to_pylist()
         for i, (owner, size) in enumerate(zip(owners, counts, strict=True)):
-            if excluded is not None and excluded[i]:
-                continue
             book = batch.books[owner]
+            if book.outcome == "rejected" or (excluded is not None and excluded[i]):
+                continue
             if documents[i].conversation.has_output():
                 book.records += 1
                 book.tokens += size
@@ -187,7 +182,7 @@ class Converter:
         if excluded is not None and excluded.any():
             records, tokens = records.filter(pa.array(~excluded)), tables.tokens.filter(pa.array(~excluded))
             for owner in {owners[i] for i in np.flatnonzero(excluded)}:
-                if not batch.books[owner].records:
+                if batch.books[owner].outcome == "converted":
                     batch.books[owner].outcome = "excluded"
             return Tables(records, tokens, [])
         return Tables(records, tables.tokens, [])
@@ -209,12 +204,13 @@ class Converter:
         for i, (owner, document) in enumerate(zip(owners, documents, strict=True)):
             spans = document.timeline.spans
             counts = encoded.counts[first[i] : first[i] + len(spans)]
-            if counts.sum() + len(spans) <= self.config.max_cells:
+            rows_between = self.config.lag * len(document.timeline.chunk_span)
+            if counts.sum() + len(spans) + rows_between <= self.config.max_cells:
                 pieces = [document]
             else:
                 was_cut = True
                 try:
-                    pieces = _segment(document, counts.tolist(), self.config.max_cells, policy)
+                    pieces = _segment(document, counts.tolist(), self.config, policy)
                 except RecordError as error:
                     refused.add(owner)
                     batch.reject(owner, error.code, str(error))
@@ -225,6 +221,15 @@ class Converter:
             chosen = [j for j, owner in enumerate(kept_owners) if owner not in refused]
             kept_owners, kept, was_cut = [kept_owners[j] for j in chosen], [kept[j] for j in chosen], True
         return kept_owners, kept, was_cut
+
+    def _too_long(self, records: pa.Table) -> list[tuple[int, RecordError]]:
+        """Records with more rows than the window, which only lag can make of fewer cells."""
+        rows = records.column("rows").to_pylist()
+        return [
+            (i, RecordError("exceeds_window", f"{count} rows with lag, the window is {self.config.max_cells}"))
+            for i, count in enumerate(rows)
+            if count > self.config.max_cells
+        ]
 
 
 class Batch:
@@ -256,6 +261,8 @@ class Batch:
         counts.rejected = len(self.rejects)
         counts.reject_reasons.update(row["code"] for row in self.rejects)
         for book in self.books:
+            if book.outcome != "rejected" and (book.records or book.input_only):
+                book.outcome = "converted" if book.records else "input_only"
             counts.converted += book.outcome == "converted"
             counts.input_only += book.outcome == "input_only"
             counts.excluded += book.outcome == "excluded"
@@ -343,16 +350,18 @@ def _under_turns(document: Document, baseline: AlignSpec) -> Document:
     return replace(document, timeline=timeline, policy=baseline, labels=labels)
 
 
-def _segment(document: Document, counts: Sequence[int], max_cells: int, policy: AlignSpec) -> list[Document]:
+def _segment(document: Document, counts: Sequence[int], config: ConvertConfig, policy: AlignSpec) -> list[Document]:
     conversation = document.conversation
     cells = [0] * len(conversation.messages)
     fixed = 0
-    for span, count in zip(document.timeline.spans, counts, strict=True):
+    chunks = Counter(document.timeline.chunk_span)
+    for i, (span, count) in enumerate(zip(document.timeline.spans, counts, strict=True)):
+        size = count + 1 + config.lag * chunks[i]
         if span.message is None:
-            fixed += count + 1
+            fixed += size
         else:
-            cells[span.message] += count + 1
-    segments = cut_segments(conversation, cells, fixed, max_cells)
+            cells[span.message] += size
+    segments = cut_segments(conversation, cells, fixed, config.max_cells)
     pieces = []
     for k, messages in enumerate(segments, 1):
         timeline: Timeline

@@ -13,6 +13,8 @@ import hashlib
 import io
 import json
 import lzma
+import math
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +55,7 @@ class Unit:
 def read_units(path: Path, max_unit_bytes: int) -> Iterator[Unit]:
     """The units of a file, in order. Memory is bounded by the largest unit. Raises InputError."""
     try:
-        with path.open("rb") as raw:
+        with path.open("rb", buffering=_CHUNK) as raw:
             head = raw.read(8)
             if not head:
                 raise InputError(f"{path} is empty")
@@ -87,9 +89,10 @@ def _text_units(path: Path, stream: IO[bytes], limit: int) -> Iterator[Unit]:
     buffered: Buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, _CHUNK)
     start = buffered.peek(_CHUNK)[:_CHUNK].removeprefix(codecs.BOM_UTF8).lstrip()
     if not start:
-        if not buffered.read(_CHUNK).strip():
-            raise InputError(f"{path} is empty")
-        raise InputError(f"{path} starts with more than {_CHUNK} bytes of white space")
+        while data := buffered.read(_CHUNK).removeprefix(codecs.BOM_UTF8):
+            if data.strip():
+                raise InputError(f"{path} starts with more than {_CHUNK} bytes of white space")
+        raise InputError(f"{path} is empty")
     lines_by_name = any(suffix in (".jsonl", ".ndjson") for suffix in path.suffixes)
     if lines_by_name or (start[:1] != b"[" and _looks_like_lines(start)):
         yield from _lines(buffered, limit)
@@ -142,7 +145,8 @@ class _Scanner:
     def __init__(self, path: Path, stream: Buffered, limit: int) -> None:
         self._path, self._stream, self._limit = path, stream, limit
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
-        self._decoder = json.JSONDecoder()
+        # Values are only measured here; numbers of any length stay the text they are.
+        self._decoder = json.JSONDecoder(parse_int=str, parse_float=str)
         self._text, self._at, self._step = "", 0, _CHUNK
         self._ended = False
 
@@ -211,6 +215,8 @@ def _elements(path: Path, stream: Buffered, limit: int, keyed: bool, scanner: _S
             key, _ = scanner.value(f"key of element {index}")
             if not isinstance(key, str) or scanner.take() != ":":
                 raise scanner.fail(f"element {index} has no key")
+            if not _is_text(key):
+                raise InputError(f"{path}: the key of element {index} holds half a surrogate pair")
         _, text = scanner.value(f"element {index}")
         try:
             yield _unit(index, text.encode(), key)
@@ -230,16 +236,19 @@ def _elements(path: Path, stream: Buffered, limit: int, keyed: bool, scanner: _S
 
 
 def _object_units(path: Path, stream: Buffered, limit: int) -> Iterator[Unit]:
-    """One object: a unit, or an object of records if only its values are of a known format."""
+    """One object: a unit, or an object of records if only its values are of a known format. Or lines, the first long."""
     from converters import detect_format
 
     data = stream.read(limit + 1)
+    if _looks_like_lines(data.removeprefix(codecs.BOM_UTF8)):
+        yield from _lines(io.BufferedReader(_Chained(data, stream), _CHUNK), limit)
+        return
     if len(data) > limit:
         whole: Buffered = io.BufferedReader(_Chained(data, stream), _CHUNK)
         yield from _elements(path, whole, limit, keyed=True)
         return
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is cut short or no JSON: {error.msg} at line {error.lineno}") from error
     except UnicodeDecodeError as error:
@@ -252,6 +261,19 @@ def _object_units(path: Path, stream: Buffered, limit: int) -> Iterator[Unit]:
         yield from _elements(path, io.BufferedReader(io.BytesIO(data)), limit, keyed=True)
     else:
         yield _unit(0, data.removeprefix(codecs.BOM_UTF8).strip())
+
+
+def _integer(digits: str) -> float:
+    """An integer, or infinity where Python refuses to parse one so long: only formats are told from it."""
+    return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else math.inf
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Chained(io.RawIOBase):

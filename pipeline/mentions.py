@@ -57,7 +57,7 @@ def number_key(text: str) -> str:
     return text.lstrip("0") or "0"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def known(text: str) -> frozenset[str]:
     """Every key that reading ``text`` makes known."""
     keys: set[str] = set()
@@ -84,7 +84,7 @@ def is_known(key: str, keys: Set[str]) -> bool:
     return (key.endswith("s") and key[:-1] in keys) or key + "s" in keys
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def mentions(text: str) -> Mentions:
     """The mentions of ``text``. Numbers that only count the items of a list are none."""
     marks = {match.end() for match in _LIST_MARK.finditer(text)}
@@ -115,7 +115,7 @@ def mentions(text: str) -> Mentions:
     return Mentions(tuple(required), tuple(content))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def ngrams(text: str, n: int = 5, cjk: int = 8) -> frozenset[str]:
     """Case-folded word n-grams with at least three content words, and character n-grams of Han, Kana and Hangul runs."""
     grams: set[str] = set()

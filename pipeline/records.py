@@ -22,6 +22,9 @@ from pipeline.tables import LOSS_END_UNTRAINED, LOSS_TARGET, RECORD_SCHEMA_ID, R
 from pipeline.timeline import Span, Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, metadata
 
+#: Streams and slots are counted in one byte.
+MAX_STREAMS = 256
+
 
 class Policy(Protocol):
     """What placed the events: its name, and its parameters as canonical JSON (``AlignSpec`` is one)."""
@@ -88,6 +91,8 @@ def build_tables(documents: Sequence[Document], clock: Clock, encoded: Encoded, 
         try:
             if not spans:
                 raise RecordError("empty", "the timeline says nothing")
+            if (streams := len(document.timeline.streams)) > MAX_STREAMS:
+                raise RecordError("too_many_streams", f"{streams} streams, a record holds at most {MAX_STREAMS}")
             if lost := encoded.lossy.intersection(spans):
                 raise _unencodable(document.timeline.spans[min(lost) - first_span[i]], clock.tokenizer)
             laid.append(lay_out(document.timeline, encoded, first_span[i], clock.lag))

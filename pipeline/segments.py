@@ -42,6 +42,10 @@ def cut_segments(conversation: Conversation, cells: Sequence[int], fixed: int, m
                 size = 0
             segments[-1].extend(piece)
             size += piece_size
+    if not segments:
+        raise RecordError(
+            "exceeds_window", f"the system messages need {sum(cells) + fixed} cells, the window is {max_cells}"
+        )
     return [(*range(head), *segment) for segment in segments]
 
 

@@ -129,10 +129,11 @@ def _plan_split(paths: list[Path], config: ShuffleConfig) -> tuple[np.uint64, di
     """Groups whose hash is below the limit are the test split; how many records each split gets.
 
     Where no group of a small data set falls below it, the group with the lowest hash is the test split, if there is
-    another one to train on.
+    another one to train on; where all of them do, the group with the highest is the train split.
     """
     limit = np.uint64(min(int(config.test_fraction * 2**64), 2**64 - 1))
     lowest: dict[int, int] = {}
+    highest = (-1, 0)
     test = total = 0
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(8192, columns=["group"]):
@@ -143,9 +144,13 @@ def _plan_split(paths: list[Path], config: ShuffleConfig) -> tuple[np.uint64, di
             for value, count in zip(values[:2].tolist(), counts[:2].tolist(), strict=True):
                 lowest[value] = lowest.get(value, 0) + count
             lowest = dict(sorted(lowest.items())[:2])
+            last = (int(values[-1]), int(counts[-1]))
+            highest = (last[0], last[1] + highest[1]) if last[0] == highest[0] else max(highest, last)
     if test == 0 and limit and len(lowest) == 2:
         first = min(lowest)
         limit, test = np.uint64(first + 1), lowest[first]
+    elif test == total and len(lowest) == 2:
+        limit, test = np.uint64(highest[0]), total - highest[1]
     return limit, {"train": total - test, "test": test}
 
 

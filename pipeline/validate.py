@@ -62,13 +62,18 @@ class Report:
         }
 
 
-def validate(path: Path, progress: Callable[[int], None] | None = None) -> Report:
-    """Validates a build, a stage, a data set or one shard. Raises InputError where there is nothing to validate."""
+def validate(
+    path: Path, progress: Callable[[int], None] | None = None, tokenizer: TextTokenizer | None = None
+) -> Report:
+    """Validates a build, a stage, a data set or one shard. Raises InputError where there is nothing to validate.
+
+    ``tokenizer``: the one that the tokens are of, to encode the texts again; the packaged one is found by itself.
+    """
     report = Report()
     if path.is_dir():
         _books(path, report)
     files = folders.find_records(path)
-    tokenizers: dict[str, TextTokenizer | None] = {}
+    tokenizers: dict[str, TextTokenizer | None] = {tokenizer.sha256: tokenizer} if tokenizer else {}
     for place in files.records:
         tokens = [
             p for p in files.tokens if p.parent == place.parent and p.name.endswith(place.name.removeprefix("records"))
@@ -178,5 +183,7 @@ def _tokenizer(
         if loaded is not None and loaded.sha256 == digest:
             tokenizers[digest] = loaded
         else:
-            report.notes.append(f"tokens were not encoded again: tokenizer {clock['tokenizer']!r} is not packaged")
+            report.notes.append(
+                f"tokens were not encoded again: name the tokenizer {clock['tokenizer']!r} with --tokenizer"
+            )
     return tokenizers[digest]

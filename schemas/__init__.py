@@ -17,7 +17,7 @@ _MESSAGE_LIMIT = 300
 
 @cache
 def names() -> tuple[str, ...]:
-    """Every schema there is, by name: ``conversation``, ``rejection``, ``stream_record``."""
+    """Every schema there is, by name: ``build_config``, ``conversation``, ``rejection``, ``stream_record``."""
     files = (entry.name for entry in resources.files(__name__).iterdir())
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
 

@@ -61,7 +61,8 @@ def stage_table(stages: Sequence[tuple[str, Manifest]], skipped: Iterable[str] =
             for key in ("input_only", "excluded", "segments", "realigned")
             if c.get(key)
         ]
-        notes += [f"{count} {code}" for code, count in list((c.get("reject_reasons") or {}).items())[:3]]
+        reasons = sorted((c.get("reject_reasons") or {}).items(), key=lambda item: -item[1])
+        notes += [f"{count} {code}" for code, count in reasons[:3]]
         if c.get("train") is not None and c.get("test") is not None:
             notes.append(f"{c['train']:,} train, {c['test']:,} test")
         if c.get("text_loss_after") is not None:

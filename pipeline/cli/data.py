@@ -60,6 +60,10 @@ def validate(
     paths: Annotated[
         list[Path], typer.Argument(help="Builds, data sets, stage folders or shards.", show_default=False)
     ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Tokenizer of the token shards, to encode again.", show_default="the packaged one"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Checks schema, invariants, leaks, tokens and conservation; prints counts and the first offenders.
@@ -67,12 +71,14 @@ def validate(
     Example: `multistream validate build/demo`
     """
     from pipeline.cli import console
+    from pipeline.tokenization import load_tokenizer
     from pipeline.validate import validate as check
 
+    loaded = load_tokenizer(tokenizer) if tokenizer else None
     reports = {}
     for path in paths:
         with console.bar(f"validating {console.shown(path)}") as advance:
-            reports[str(path)] = check(path, advance)
+            reports[str(path)] = check(path, advance, loaded)
     if as_json:
         console.print_json({name: report.to_json() for name, report in reports.items()})
     else:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,10 @@ def convert_stage(
         _refuse_too_many(total, max_rejected_fraction)
         return sorted(outputs, key=lambda o: o.path), counters, {"recount": recount}
 
-    return run_stage(directory, STAGE, VERSION, settings, {"ingest": ingest.manifest.digest()}, work, fresh)
+    result = run_stage(directory, STAGE, VERSION, settings, {"ingest": ingest.manifest.digest()}, work, fresh)
+    if result.skipped:
+        _refuse_too_many(_counts(result.manifest.counters), max_rejected_fraction)
+    return result
 
 
 def run_in_processes(
@@ -139,6 +142,13 @@ def _remember(directory: Path, number: int, key: str, outputs: list[Output], cou
     publish_text(directory / "shards" / f"{number:05d}.json", json.dumps(value))
 
 
+def _counts(values: Mapping[str, Any]) -> ShardCounts:
+    """Counters read back from JSON."""
+    counts = ShardCounts(**{f.name: values[f.name] for f in fields(ShardCounts) if f.name != "reject_reasons"})
+    counts.reject_reasons.update(values["reject_reasons"])
+    return counts
+
+
 def _forget(directory: Path, kept: set[str], todo: set[int], shards: int) -> None:
     """Removes what runs with another configuration or input left, so that only this run's files are counted."""
     for path in directory.glob("*.parquet"):
@@ -153,12 +163,7 @@ def _finished(directory: Path, number: int, key: str) -> tuple[list[Output], Sha
     try:
         value = json.loads((directory / "shards" / f"{number:05d}.json").read_text())
         outputs = [Output(**o) for o in value["outputs"]]
-        counts = ShardCounts()
-        for name, count in value["counts"].items():
-            if name == "reject_reasons":
-                counts.reject_reasons.update(count)
-            else:
-                setattr(counts, name, count)
+        counts = _counts(value["counts"])
         return (outputs, counts) if value["fingerprint"] == key and not damaged(directory, outputs) else None
     except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None

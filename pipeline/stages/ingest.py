@@ -67,7 +67,16 @@ class InputFile:
 def list_files(source: InputSource, base: Path) -> list[InputFile]:
     """The files of an input, sorted. ``base`` is what relative paths are relative to. Raises InputError."""
     assert source.path is not None
-    path = base / source.path
+    files = _find(source, base / source.path)
+    for file in files:
+        try:
+            f"{file.corpus}/{file.pointer}".encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{str(file.path)!a} has a name that is not UTF-8; rename it") from None
+    return files
+
+
+def _find(source: InputSource, path: Path) -> list[InputFile]:
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file() and _is_data(p))
         if not found:
@@ -75,7 +84,7 @@ def list_files(source: InputSource, base: Path) -> list[InputFile]:
         return [
             InputFile(p, p.relative_to(path).as_posix(), source.corpus or path.resolve().name, source) for p in found
         ]
-    if any(mark in source.path for mark in "*?["):
+    if any(mark in (source.path or "") for mark in "*?[") and not path.is_file():
         found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
         if not found:
             raise InputError(f"no file matches {path}")
@@ -159,43 +168,44 @@ def _ingest(
     writer = _UnitWriter(directory, config)
     formats: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    rejects: list[dict[str, Any]] = []
     streams = [(f.corpus, f.pointer, f.source, read_units(f.path, config.max_unit_bytes)) for f in files]
     streams += [
         (s.corpus or s.dataset.replace("/", "__"), s.split, s, hub_units(s.dataset, s.config, s.split, s.revision))
         for s in hub
         if s.dataset is not None
     ]
-    for corpus, pointer, source, units in streams:
-        units = itertools.islice(units, source.limit)
-        head = list(itertools.islice(units, SAMPLE))
-        format_ = formats[f"{corpus}/{pointer}"] = _format_of(f"{corpus}/{pointer}", source.format, head)
-        for unit in itertools.chain(head, units):
-            counts["read"] += 1
-            row = {
-                "corpus": corpus, "path": pointer, "index": unit.index, "format": format_, "license": source.license,
-                "key": unit.key, "sha256": unit.sha256, "raw": unit.raw,
-            }  # fmt: skip
-            if unit.too_large:
-                message = f"{unit.too_large} bytes, the limit is {config.max_unit_bytes}"
-                rejects.append(reject_row({**row, "bytes": unit.too_large}, STAGE, "too_large", message))
-            else:
-                writer.add(row, len(unit.raw))
-            if progress:
-                progress(1)
-    outputs = writer.close()
-    if rejects:
-        path = directory / "rejects-00000.parquet"
-        with TableWriter.several({path: REJECTS}) as write:
-            write(path, pa.Table.from_pylist(rejects, schema=REJECTS))
-        outputs.append(output_of(path, directory, len(rejects)))
+    rejects = directory / "rejects-00000.parquet"
+    with TableWriter.several({rejects: REJECTS}, optional={rejects}) as write:
+        for corpus, pointer, source, units in streams:
+            units = itertools.islice(units, source.limit)
+            head = list(itertools.islice(units, SAMPLE))
+            format_ = formats[f"{corpus}/{pointer}"] = _format_of(f"{corpus}/{pointer}", source.format, head)
+            for unit in itertools.chain(head, units):
+                counts["read"] += 1
+                row = {
+                    "corpus": corpus, "path": pointer, "index": unit.index, "format": format_,
+                    "license": source.license, "key": unit.key, "sha256": unit.sha256, "raw": unit.raw,
+                }  # fmt: skip
+                if unit.too_large:
+                    message = f"{unit.too_large} bytes, the limit is {config.max_unit_bytes}"
+                    reject = reject_row({**row, "bytes": unit.too_large}, STAGE, "too_large", message)
+                    write(rejects, pa.Table.from_pylist([reject], schema=REJECTS))
+                    counts["too_large"] += 1
+                else:
+                    writer.add(row, len(unit.raw))
+                if progress:
+                    progress(1)
+        outputs = writer.close()
+    rejected = counts["too_large"]
+    if rejected:
+        outputs.append(output_of(rejects, directory, rejected))
     written = sum(o.rows or 0 for o in outputs if o.path.startswith("units-"))
-    balance(STAGE, total=counts["read"], units=written, rejected=len(rejects))
+    balance(STAGE, total=counts["read"], units=written, rejected=rejected)
     counters = {
         "in": counts["read"],
         "out": written,
-        "rejected": len(rejects),
-        "reject_reasons": {"too_large": len(rejects)} if rejects else {},
+        "rejected": rejected,
+        "reject_reasons": {"too_large": rejected} if rejected else {},
     }
     return outputs, counters, {"formats": formats}
 

@@ -105,7 +105,7 @@ def _object_schemas(node: Any) -> Iterator[dict[str, Any]]:
 
 def test_schemas_are_package_data_and_found_by_name() -> None:
     assert set(NAMES) <= set(schemas.names())
-    with pytest.raises(KeyError, match="no schema 'recrod'; there are: conversation, "):
+    with pytest.raises(KeyError, match="no schema 'recrod'; there are: build_config, conversation, "):
         schemas.load("recrod")
 
 
