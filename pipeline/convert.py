@@ -28,8 +28,8 @@ from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
 from pipeline.timeline import Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer
 
-#: Source units that are converted at a time.
-BATCH_UNITS = 256
+#: Source units that are converted at a time: so many, or fewer that together hold so many bytes (one may hold more).
+BATCH_UNITS, BATCH_BYTES = 256, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,8 +396,8 @@ def convert_shard(units: Path, number: int, directory: Path, converter: Converte
     paths = {name: directory / f"{name}-{number:05d}.parquet" for name in schemas}
     optional = ("input-only", "rejects")
     with TableWriter.several({paths[n]: s for n, s in schemas.items()}, optional={paths[n] for n in optional}) as write:
-        for arrow_batch in pq.ParquetFile(units).iter_batches(BATCH_UNITS):
-            batch = converter.convert(arrow_batch.to_pylist())
+        for rows in _unit_batches(units):
+            batch = converter.convert(rows)
             _refuse_invalid(batch.records)
             _refuse_invalid(batch.input_only)
             write(paths["records"], batch.records)
@@ -408,6 +408,21 @@ def convert_shard(units: Path, number: int, directory: Path, converter: Converte
             counts.add(batch.counts)
     files = {p.name: pq.read_metadata(p).num_rows for p in paths.values() if p.exists()}
     return ShardResult(files, counts)
+
+
+def _unit_batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The units of a shard, in batches that bound memory."""
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for arrow_batch in pq.ParquetFile(path).iter_batches(16):
+        for row in arrow_batch.to_pylist():
+            if rows and (len(rows) >= BATCH_UNITS or size + len(row["raw"]) > BATCH_BYTES):
+                yield rows
+                rows, size = [], 0
+            rows.append(row)
+            size += len(row["raw"])
+    if rows:
+        yield rows
 
 
 def _refuse_invalid(table: pa.Table) -> None:

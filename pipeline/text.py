@@ -15,8 +15,9 @@ ChunkUnit = Literal["sentence", "paragraph"]
 #: A sentence longer than this is cut at its clauses too (JSON text has no sentences).
 LONG_SENTENCE = 160
 
-_NEWLINES = re.compile(r"\s*\n")
-_PARAGRAPHS = re.compile(r"\s*\n\s*\n")
+# White space is matched from where it begins, so that long runs of it take linear time.
+_NEWLINES = re.compile(r"(?<!\s)\s*\n")
+_PARAGRAPHS = re.compile(r"(?<!\s)\s*\n\s*\n")
 _CLAUSE = re.compile(r"[,;:](?=\s)|[，；：、]|\}(?=,)")
 _GRAPHEME = regex.compile(r"\X")
 
@@ -37,11 +38,14 @@ def _sentence_ends(text: str) -> set[int]:
     from sentencex import get_sentence_boundaries
 
     ends = {match.start() for match in _NEWLINES.finditer(text)}
+    floor = 0
     for boundary in get_sentence_boundaries("en", text):
         end = boundary["end_index"]
-        while end > 0 and text[end - 1].isspace():
+        while end > floor and text[end - 1].isspace():
             end -= 1
-        ends.add(end)
+        if end > floor:
+            ends.add(end)
+        floor = boundary["end_index"]
     start = 0
     for end in sorted(ends | {len(text)}):
         if end - start > LONG_SENTENCE:

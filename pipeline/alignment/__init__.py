@@ -27,6 +27,11 @@ POLICIES: Mapping[str, ModuleType] = {module.NAME: module for module in (turns, 
 VERSION = 1
 
 
+#: A conversation of more chunks is not cut: a plan's memory is quadratic in them. A window of 8192 tokens never holds as
+#: many, so what is longer is cut into segments first, and each is aligned by itself.
+MAX_CHUNKS = 20_000
+
+
 class AlignmentError(ValueError):
     """An align spec that cannot be read; the message says what is allowed."""
 
@@ -111,7 +116,10 @@ def align(conversation: Conversation, spec: AlignSpec) -> tuple[Timeline, list[i
     units: dict[int, ChunkUnit] = {}
     for name, params in spec.policies:
         units.update(POLICIES[name].cuts(streams, spans, params))
-    plan = start_plan(streams, spans, {span: cut(spans[span].text, unit) for span, unit in units.items()})
+    cuts = {span: cut(spans[span].text, unit) for span, unit in units.items()}
+    if sum(len(ends) for ends in cuts.values()) > MAX_CHUNKS:
+        cuts = {}
+    plan = start_plan(streams, spans, cuts)
     for name, params in spec.policies:
         POLICIES[name].relax(plan, params)
     return to_timeline(plan), silent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,11 +255,3 @@ class _UnitWriter:
         if self._rows:
             self._flush()
         return self._outputs
-
-
-def read_unit_batches(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """The units of one shard, in batches."""
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(path).iter_batches(256):
-        yield batch.to_pylist()

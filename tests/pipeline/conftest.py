@@ -10,7 +10,8 @@ import pytest
 from pipeline.tokenization import TextTokenizer, load_tokenizer
 
 
-def llama3_spec() -> str:
+@pytest.fixture(scope="session")
+def llama3_file() -> str:
     """The spec of the Llama-3 tokenizer that the package llama-models ships (the package itself is not imported)."""
     found = find_spec("llama_models")
     if found is None or not found.submodule_search_locations:
@@ -24,8 +25,8 @@ def smollm2() -> TextTokenizer:
 
 
 @pytest.fixture(scope="session")
-def llama3() -> TextTokenizer:
-    return load_tokenizer(llama3_spec())
+def llama3(llama3_file: str) -> TextTokenizer:
+    return load_tokenizer(llama3_file)
 
 
 @pytest.fixture(scope="session", params=["smollm2", "llama3"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conversation_cases import call, events_on, message, result, tables_of, talk, thought
 
+from pipeline import alignment
 from pipeline.alignment import AlignmentError, align, parse_align_spec
 from pipeline.conversation import Conversation, Part
 from pipeline.records import to_json
@@ -154,7 +155,11 @@ def test_a_thought_behind_the_answer_is_waited_for_in_turn(smollm2: TextTokenize
 # evidence
 
 
-RESULT = "HAT001 flies at 08:00 for 51 dollars.\nHAT002 flies at 09:30 for 93 dollars.\nHAT003 flies at 11:15 for 70 dollars.\nEnd of list."
+RESULT = """\
+HAT001 flies at 08:00 for 51 dollars.
+HAT002 flies at 09:30 for 93 dollars.
+HAT003 flies at 11:15 for 70 dollars.
+End of list."""
 LOOKUP = talk(
     message("user", "Which flights are there?"),
     message("assistant", call("search", "{}")),
@@ -316,9 +321,12 @@ def test_a_call_waits_for_the_thought_before_it(smollm2: TextTokenizer) -> None:
 
 def test_what_follows_a_result_waits_for_it_even_in_another_message(smollm2: TextTokenizer) -> None:
     conversation = talk(
-        message("user", "Go."), message("assistant", call("f", "1", "a")), message("tool", result("one", "a")), message("assistant", call("g", "2", "b")),
+        message("user", "Go."),
+        message("assistant", call("f", "1", "a")),
+        message("tool", result("one", "a")),
+        message("assistant", call("g", "2", "b")),
         message("tool", result("two", "b")),
-    )  # fmt: skip
+    )
     told = record(conversation, "tools_async", smollm2)
     assert events_on(told, "call")[1]["start"] == event(told, "one")["end"]
 
@@ -359,6 +367,14 @@ def test_the_order_in_a_spec_does_not_matter(smollm2: TextTokenizer) -> None:
 def test_alignment_is_a_pure_function(smollm2: TextTokenizer) -> None:
     spec = parse_align_spec("thinking+evidence+tools_async")
     assert align(LOOKUP, spec) == align(LOOKUP, spec)
+
+
+def test_a_conversation_of_too_many_chunks_is_told_whole(
+    smollm2: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alignment, "MAX_CHUNKS", 5)
+    told, turns = (record(LOOKUP, s, smollm2) for s in ("thinking+evidence", "turns"))
+    assert [(e["text"], e["start"]) for e in told["events"]] == [(e["text"], e["start"]) for e in turns["events"]]
 
 
 # align specs

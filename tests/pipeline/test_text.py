@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 import pytest
@@ -75,3 +76,12 @@ def test_a_sentence_that_is_too_long_is_cut_at_its_clauses() -> None:
     assert len(row) < LONG_SENTENCE < len(text)
     assert len(cut(text, "sentence")) > 4
     assert cut(row, "sentence") == [len(row)]
+
+
+@pytest.mark.parametrize("piece", [" ", "\n", "\t \n", "a\n", "e\u0301", "🇫🇷", '"', "1. "])
+def test_runs_of_anything_take_linear_time(piece: str) -> None:
+    text = piece * 100_000
+    began = time.monotonic()
+    for unit in ("sentence", "paragraph"):
+        assert cut(text, unit)[-1] == len(text)  # type: ignore[arg-type]
+    assert time.monotonic() - began < 5

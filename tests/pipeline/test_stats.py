@@ -1,0 +1,69 @@
+"""Statistics: what they count is what is there, and they do not depend on how records are batched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from conversation_cases import QUICK, Case, call, cases, message, result, tables_of, talk, told
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.records import to_json
+from pipeline.stats import RecordStats
+from pipeline.tokenization import TextTokenizer
+
+
+def rows_of(event: dict[str, Any]) -> set[int]:
+    return set(range(event["start"], event["end"]))
+
+
+@QUICK
+@given(st.lists(cases, min_size=1, max_size=3))
+def test_overlap_and_silence_are_counted_row_by_row(smollm2: TextTokenizer, batch: list[Case]) -> None:
+    stats = RecordStats()
+    overlap = cells = slots = rows = 0
+    roles: Counter[str] = Counter()
+    for case in batch:
+        tables, record, _ = told(case, smollm2)
+        stats.add(tables.records)
+        spoken: dict[int, set[int]] = {i: set() for i in range(len(record["streams"]))}
+        for event in record["events"]:
+            spoken[event["stream"]] |= rows_of(event)
+        for i, stream in enumerate(record["streams"]):
+            roles[stream["role"]] += len(spoken[i])
+        for row in range(record["rows"]):
+            active = [s for i, s in enumerate(record["streams"]) if row in spoken[i]]
+            overlap += len(active) > 1 and any(s["direction"] == "output" for s in active)
+            cells += len(active)
+        slots += record["rows"] * len(record["streams"])
+        rows += record["rows"]
+    summary = stats.summary()
+    assert (summary["rows_with_overlap"], summary["tokens"], summary["rows"]) == (overlap, cells, rows)
+    assert Counter(summary["tokens_per_role"]) == roles
+    assert summary["silence_fraction"] == (round(1 - cells / slots, 4) if slots else None)
+    assert summary["records"] == len(batch)
+
+
+def test_rows_saved_are_against_turns_of_the_same_conversation(smollm2: TextTokenizer) -> None:
+    conversation = talk(
+        message("user", "Both?"),
+        message("assistant", call("f", "1", "a"), call("f", "2", "b")),
+        message("tool", result("one two three four five", "a")),
+        message("tool", result("six", "b")),
+        message("assistant", "There."),
+    )
+    async_, turns = (tables_of([conversation], s, smollm2).records for s in ("tools_async", "turns"))
+    stats = RecordStats()
+    stats.add(async_)
+    summary = stats.summary()
+    assert summary["rows_under_turns"] == next(to_json(turns))["rows"] > summary["rows"]
+    saved = round(1 - summary["rows"] / summary["rows_under_turns"], 4)
+    assert summary["rows_saved_fraction"] == {"all": saved, "median": saved, "p75": saved, "best": saved}
+    assert (summary["overlapped_records"], summary["policies"]) == (1, {"tools_async": 1})
+
+
+def test_no_records_are_no_trouble(smollm2: TextTokenizer) -> None:
+    stats = RecordStats()
+    stats.add(tables_of([talk(message("user", "Hi"))], "turns", smollm2).records.slice(0, 0))
+    assert (stats.summary()["records"], stats.summary()["silence_fraction"]) == (0, None)
