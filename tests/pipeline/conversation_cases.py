@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -153,7 +152,14 @@ def _scenes(draw: st.DrawFn) -> list[Message]:
     messages = [message("user", "What is known?", *read), message("assistant", *thinking, *said, *asked)]
     for i in draw(st.permutations(range(len(asked)))):
         messages.append(message("tool", result("".join(lines), str(i))))
-    messages.append(message("assistant", *([thought(some())] if draw(st.booleans()) else []), some()))
+    messages.append(
+        message(
+            "assistant",
+            *([thought(some())] if draw(st.booleans()) else []),
+            some(),
+            weight=draw(st.sampled_from([1.0, 0.0])),
+        )
+    )
     return messages
 
 
@@ -327,8 +333,3 @@ def replace_value(table: pa.Table, record: int, column: str, value: Any) -> pa.T
     rows = table.to_pylist()
     rows[record][column] = value
     return pa.Table.from_pylist(rows, schema=table.schema)
-
-
-def int_array(values: Sequence[int]) -> np.ndarray:
-    """Integers as numpy has them."""
-    return np.array(values, dtype=np.int64)

@@ -127,6 +127,18 @@ def test_calls_stay_with_their_results() -> None:
         assert kinds["tool_call"] == kinds["tool_result"] == 2
 
 
+def test_a_call_that_is_still_open_is_not_cut_off_from_its_result() -> None:
+    asked = [
+        message("assistant", call("f", "1", "a")),
+        message("assistant", "Wait."),
+        message("tool", result("r", "a")),
+    ]
+    conversation = talk(message("user", "Go."), *asked, message("assistant", "Done."))
+    assert cut_segments(conversation, [1, 10, 10, 10, 10], 0, 31) == [(0, 1, 2, 3), (4,)]
+    with pytest.raises(RecordError):
+        cut_segments(conversation, [1, 10, 10, 10, 10], 0, 25)
+
+
 @pytest.mark.parametrize(
     ("conversation", "cells"),
     [

@@ -65,6 +65,11 @@ def test_lines_are_units_verbatim_whatever_ends_them(
     assert {(u.key, u.too_large) for u in found} == {(None, 0)}
 
 
+def test_white_space_around_a_line_is_part_of_the_unit(place: Path) -> None:
+    found = units_of(place / "spaces.jsonl", b'  {"a": 1} \n\t{"a": 2}\t\r\n')
+    assert [u.raw for u in found] == [b'  {"a": 1} ', b'\t{"a": 2}\t']
+
+
 @QUICK
 @given(st.lists(st.tuples(values, spaces, spaces), min_size=1, max_size=8), st.booleans())
 def test_elements_of_an_array_are_units_verbatim(place: Path, items: list[tuple[object, str, str]], bom: bool) -> None:
