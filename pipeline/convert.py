@@ -132,6 +132,9 @@ class Converter:
         owners: list[int] = []
         documents: list[Document] = []
         for position, ordinal, conversation in items:
+            if longest := self._hopeless(conversation):
+                batch.reject(position, "exceeds_window", longest)
+                continue
             timeline, silent = align(conversation, policy)
             if not timeline.spans:
                 batch.reject(position, "empty", "no message of the conversation says anything")
@@ -221,6 +224,17 @@ class Converter:
             chosen = [j for j, owner in enumerate(kept_owners) if owner not in refused]
             kept_owners, kept, was_cut = [kept_owners[j] for j in chosen], [kept[j] for j in chosen], True
         return kept_owners, kept, was_cut
+
+    def _hopeless(self, conversation: Conversation) -> str:
+        """Why a conversation cannot fit the window however it is cut, seen without the cost of encoding it; "" if it may."""
+        most = self.config.max_cells * self.tokenizer.longest_token
+        for i, message in enumerate(conversation.messages):
+            for part in message.parts:
+                if part.kind != "media" and len(part.text) > most:
+                    return (
+                        f"message {i} holds {len(part.text)} characters, the window is {self.config.max_cells} tokens"
+                    )
+        return ""
 
     def _too_long(self, records: pa.Table) -> list[tuple[int, RecordError]]:
         """Records with more rows than the window, which only lag can make of fewer cells."""

@@ -17,7 +17,7 @@ import math
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -30,6 +30,7 @@ from pipeline.errors import InputError
 RAW_LIMIT = 65_536
 
 _CHUNK = 1 << 20
+_SCAN = 8
 _MAGIC: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _CUT_SHORT = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
@@ -53,7 +54,18 @@ class Unit:
 
 
 def read_units(path: Path, max_unit_bytes: int) -> Iterator[Unit]:
-    """The units of a file, in order. Memory is bounded by the largest unit. Raises InputError."""
+    """The units of a file, in order; those over ``max_unit_bytes`` cut and marked. Raises InputError.
+
+    Memory is bounded by the limit, but for a JSON value in an array or object, which is read up to ``_SCAN`` times that.
+    """
+    for unit in _all_units(path, max_unit_bytes):
+        if not unit.too_large and len(unit.raw) > max_unit_bytes:
+            yield replace(unit, raw=unit.raw[:RAW_LIMIT], too_large=len(unit.raw))
+        else:
+            yield unit
+
+
+def _all_units(path: Path, max_unit_bytes: int) -> Iterator[Unit]:
     try:
         with path.open("rb", buffering=_CHUNK) as raw:
             head = raw.read(8)
@@ -184,9 +196,9 @@ class _Scanner:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                if len(self._text) - self._at > self._limit:
+                if len(self._text) - self._at > _SCAN * self._limit:
                     raise InputError(
-                        f"{self._path}: {what} is larger than {self._limit} bytes or no JSON ({error.msg})"
+                        f"{self._path}: {what} is larger than {_SCAN * self._limit} bytes or no JSON ({error.msg})"
                     ) from error
                 self._step = max(_CHUNK, 2 * (len(self._text) - self._at))
                 if not self._more():
@@ -226,6 +238,8 @@ def _elements(path: Path, stream: Buffered, limit: int, keyed: bool, scanner: _S
         mark = scanner.peek()
         if mark == ",":
             scanner.take()
+            if scanner.peek() == close:
+                raise scanner.fail(f"a comma follows the last element, {index - 1}")
         elif mark != close:
             raise scanner.fail(f"after element {index - 1} a comma or {close} is due, not {mark!r}")
     scanner.take()

@@ -79,6 +79,11 @@ class TextTokenizer(Protocol):
     eom_id: int
     silence_id: int
 
+    @property
+    def longest_token(self) -> int:
+        """Bytes of text that one token covers at most."""
+        ...
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encodes a batch, special tokens off."""
         ...
@@ -181,6 +186,11 @@ class HuggingFaceTokenizer:
                 lengths[id_] = len(token)
         return lengths
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of text that one token covers at most."""
+        return int(self._byte_lengths.max(initial=1))
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encodes a batch, special tokens off; look-alikes of special tokens stay text."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -228,6 +238,7 @@ class TiktokenTokenizer:
         self._byte_lengths = np.zeros(self.vocab_size, dtype=np.int32)
         for token, id_ in ranks.items():
             self._byte_lengths[id_] = len(token)
+        self.longest_token = int(self._byte_lengths.max(initial=1))
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encodes a batch, special tokens off; look-alikes of special tokens stay text."""

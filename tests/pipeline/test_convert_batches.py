@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -256,3 +257,25 @@ def test_the_llama_3_tokenizer_converts_the_examples_too(llama3: TextTokenizer, 
     assert {c["tokenizer"] for c in batch.records.column("clock").to_pylist()} == {"llama3"}
     assert record_violations(batch.records) == []
     assert token_violations(batch.records, batch.tokens, llama3) == []
+
+
+def test_a_message_that_no_window_can_hold_is_refused_before_it_is_encoded() -> None:
+    converter = Converter(ConvertConfig(max_cells=64))
+    longest = converter.tokenizer.longest_token
+    text = "word " * (64 * longest)
+    value = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "ok"}]}
+    unit = {
+        "corpus": "c", "path": "p", "index": 0, "format": "openai_messages", "license": None, "key": None,
+        "sha256": "0" * 64, "raw": json.dumps(value).encode(),
+    }  # fmt: skip
+    encoded: list[str] = []
+    encode = converter.tokenizer.encode
+
+    def counting(texts: list[str]) -> object:
+        encoded.extend(texts)
+        return encode(texts)
+
+    converter.tokenizer.encode = counting  # type: ignore[method-assign,assignment]
+    batch = converter.convert([unit])
+    assert [(r["code"], r["index"]) for r in batch.rejects] == [("exceeds_window", 0)]
+    assert encoded == []

@@ -241,3 +241,27 @@ def test_a_file_name_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     Path(str(tmp_path) + "/\udcff.jsonl").write_text("{}")
     with pytest.raises(InputError, match="not UTF-8"):
         list_files(InputSource(path=str(tmp_path)), Path())
+
+
+def test_an_element_or_row_over_the_limit_is_marked_and_the_rest_goes_on(tmp_path: Path) -> None:
+    values = [{"text": "a"}, {"text": "b" * 5000}, {"text": "c"}]
+    array, lines, table = (tmp_path / name for name in ("a.json", "b.jsonl", "d.parquet"))
+    array.write_text(json.dumps(values))
+    lines.write_text("".join(json.dumps(v) + "\n" for v in values))
+    pq.write_table(pa.Table.from_pylist(values), table)
+    for path in (array, lines, table):
+        units = list(read_units(path, 2048))
+        assert [(u.index, bool(u.too_large)) for u in units] == [(0, False), (1, True), (2, False)]
+        assert units[1].too_large > 5000
+    with pytest.raises(InputError, match="larger than"):
+        list(read_units(_write_bytes(tmp_path / "e.json", b'["' + b"x" * 40_000), 2048))
+
+
+def test_a_comma_after_the_last_element_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a comma follows the last element, 1"):
+        list(read_units(_write_bytes(tmp_path / "a.json", b"[1, 2,]"), 2048))
+
+
+def _write_bytes(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
