@@ -37,7 +37,6 @@ def build(
     Example: `multistream build examples/configs/demo.yaml --out build/demo`
     """
     from pipeline.build import build as run
-    from pipeline.build import stage_rows
     from pipeline.cli import console
     from pipeline.config import load_config
 
@@ -45,14 +44,21 @@ def build(
     target = out or Path("build") / loaded.name
     with console.watching() as watcher:
         run(loaded, config.resolve().parent, target, watcher, workers, fresh)
-    rows = stage_rows(target)
+    _summary(target, watcher.skipped, as_json)
+
+
+def _summary(out: Path, skipped: list[str], as_json: bool) -> None:
+    """The stage table and what to do next, or the same for programs."""
+    from pipeline.build import stage_rows
+    from pipeline.cli import console
+
+    rows = stage_rows(out)
     if as_json:
-        console.print_json(
-            {"out": str(target), "stages": {name: dict(m.counters) for name, m in rows}, "skipped": watcher.skipped}
-        )
+        stages = {name: dict(manifest.counters) for name, manifest in rows}
+        console.print_json({"out": str(out), "stages": stages, "skipped": skipped})
         return
-    console.stage_table(rows, watcher.skipped)
-    _next_steps(target, [name for name, _ in rows])
+    console.stage_table(rows, skipped)
+    _next_steps(out, [name for name, _ in rows])
 
 
 def _next_steps(target: Path, stages: list[str]) -> None:
@@ -104,7 +110,7 @@ def convert(
 
     Example: `multistream convert examples/conversations/math_qa.jsonl --out build/math --align thinking`
     """
-    from pipeline.build import run_convert, run_dataset, run_ingest, stage_rows
+    from pipeline.build import run_convert, run_dataset, run_ingest
     from pipeline.cli import console
     from pipeline.config import parse_config
 
@@ -129,14 +135,7 @@ def convert(
         ingest = run_ingest(config, Path(), out, fresh, watcher)
         converted = run_convert(config, out, ingest, workers, fresh, watcher)
         run_dataset(config, out, [converted], fresh, watcher)
-    rows = stage_rows(out)
-    if as_json:
-        console.print_json(
-            {"out": str(out), "stages": {name: dict(m.counters) for name, m in rows}, "skipped": watcher.skipped}
-        )
-        return
-    console.stage_table(rows, watcher.skipped)
-    _next_steps(out, [name for name, _ in rows])
+    _summary(out, watcher.skipped, as_json)
 
 
 def status(path: Annotated[Path, typer.Argument(help="Folder of a build.")], as_json: AsJson = False) -> None:
