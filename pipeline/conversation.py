@@ -135,6 +135,18 @@ def message_to_json(message: Message) -> dict[str, Any]:
     return out
 
 
+def source_to_json(source: Source) -> dict[str, Any]:
+    """The JSON form of a source pointer, in conversations and in records."""
+    return {
+        "corpus": source.corpus,
+        "path": source.path,
+        "index": source.index,
+        "format": source.format,
+        "license": source.license,
+        "sha256": source.sha256,
+    }
+
+
 def to_json(conversation: Conversation) -> dict[str, Any]:
     """The JSON form of a conversation, as ``schemas/conversation.schema.json`` describes it."""
     return {
@@ -144,17 +156,7 @@ def to_json(conversation: Conversation) -> dict[str, Any]:
         "tools": conversation.tools,
         "extra": conversation.extra,
         "group": group_of(conversation),
-        "sources": [
-            {
-                "corpus": s.corpus,
-                "path": s.path,
-                "index": s.index,
-                "format": s.format,
-                "license": s.license,
-                "sha256": s.sha256,
-            }
-            for s in conversation.sources
-        ],
+        "sources": [source_to_json(source) for source in conversation.sources],
     }
 
 

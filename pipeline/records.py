@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.alignment import VERSION as ALIGNMENT_VERSION
-from pipeline.conversation import Conversation, RecordError, conversation_id, group_of
+from pipeline.conversation import Conversation, RecordError, conversation_id, group_of, source_to_json
 from pipeline.layout import Events, lay_out
 from pipeline.tables import LOSS_END_UNTRAINED, LOSS_TARGET, RECORD_SCHEMA_ID, RECORDS, TOKENS, TOKENS_SCHEMA_ID
 from pipeline.timeline import Span, Timeline
@@ -193,20 +193,7 @@ class _Columns:
             "alignment": [
                 {"policy": d.policy.policy, "version": ALIGNMENT_VERSION, "params": d.policy.params} for d in documents
             ],
-            "sources": [
-                [
-                    {
-                        "corpus": s.corpus,
-                        "path": s.path,
-                        "index": s.index,
-                        "format": s.format,
-                        "license": s.license,
-                        "sha256": s.sha256,
-                    }
-                    for s in d.conversation.sources
-                ]
-                for d in documents
-            ],
+            "sources": [[source_to_json(s) for s in d.conversation.sources] for d in documents],
             "parts": [_parts(d) for d in documents],
             "extra": [msgspec.json.encode(d.conversation.extra).decode() for d in documents],
             "labels": [orjson.dumps(d.labels, option=orjson.OPT_SORT_KEYS).decode() for d in documents],
