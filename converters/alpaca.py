@@ -18,12 +18,18 @@ from converters.common import (
     optional_text,
     question_message,
     rest,
-    split_thinking,
 )
+from converters.markup.thinking import split_thinking
 from pipeline.conversation import Conversation, Message, RecordError
 
 FORMAT = "alpaca"
 UNIT = "record"
+SHAPE = '{"instruction", "input", "output" or "response"}'
+EXAMPLE = {
+    "instruction": "Sort these words by length.",
+    "input": "kiln, clay tile, jar",
+    "output": "jar, kiln, clay tile",
+}
 
 _ANSWER_KEYS = ("output", "response")
 

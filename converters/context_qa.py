@@ -21,13 +21,21 @@ from converters.common import (
     optional_text,
     question_message,
     rest,
-    split_thinking,
     wrong_type,
 )
+from converters.markup.thinking import split_thinking
 from pipeline.conversation import Conversation, Message, RecordError
 
 FORMAT = "context_qa"
 UNIT = "record"
+SHAPE = '{"QUESTION", "CONTEXTS", "LONG_ANSWER", "final_decision"}'
+EXAMPLE = {
+    "QUESTION": "Does shade slow the drying of clay?",
+    "CONTEXTS": ["Twenty tiles dried in the sun, twenty in the shade.", "Shaded tiles took 9 hours longer."],
+    "LABELS": ["METHODS", "RESULTS"],
+    "LONG_ANSWER": "Tiles in the shade took 9 hours longer to dry.",
+    "final_decision": "yes",
+}
 
 _QUESTION_KEYS = ("QUESTION", "question")
 _CONTEXT_KEYS = ("CONTEXTS", "contexts", "context")

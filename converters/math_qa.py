@@ -23,6 +23,11 @@ from pipeline.conversation import Conversation, Message, Part, RecordError
 
 FORMAT = "math_qa"
 UNIT = "record"
+SHAPE = '{"question", "answer": "…\\n#### 72"}'
+EXAMPLE = {
+    "question": "A box holds 6 jars and a crate 4 boxes. How many jars are in 3 crates?",
+    "answer": "A crate holds 6*4=<<6*4=24>>24 jars.\nThree crates hold 24*3=<<24*3=72>>72 jars.\n#### 72",
+}
 
 _MARK = re.compile(r"^####(?!#)\s*", re.MULTILINE)
 

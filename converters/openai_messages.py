@@ -25,17 +25,33 @@ from converters.common import (
     required,
     rest,
     role_of,
-    split_thinking,
-    text_parts,
     tools_of,
     type_name,
     weight_of,
     wrong_type,
 )
+from converters.markup.thinking import split_thinking, text_parts
 from pipeline.conversation import Conversation, Message, Part, RecordError
 
 FORMAT = "openai_messages"
 UNIT = "record"
+SHAPE = '{"messages": [{"role", "content", "tool_calls"}], "tools"}'
+EXAMPLE = {
+    "messages": [
+        {"role": "system", "content": "You help in a workshop."},
+        {"role": "user", "content": "How warm is the kiln?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "read_sensor", "arguments": '{"place": "kiln"}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "412"},
+        {"role": "assistant", "reasoning_content": "The unit is Celsius.", "content": "It is at 412 degrees Celsius."},
+    ],
+    "tools": [{"type": "function", "function": {"name": "read_sensor", "parameters": {"type": "object"}}}],
+}
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 TEXT_TYPES = frozenset({"text", "input_text", "output_text"})

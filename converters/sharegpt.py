@@ -27,15 +27,25 @@ from converters.common import (
     required,
     rest,
     role_of,
-    split_thinking,
-    text_parts,
     tools_of,
     weight_of,
 )
+from converters.markup.thinking import split_thinking, text_parts
 from pipeline.conversation import Conversation, Message, Part, RecordError
 
 FORMAT = "sharegpt"
 UNIT = "record"
+SHAPE = '{"conversations": [{"from", "value"}], "system", "tools"}'
+EXAMPLE = {
+    "system": "You help in a workshop.",
+    "conversations": [
+        {"from": "human", "value": "How warm is the kiln?"},
+        {"from": "function_call", "value": '{"name": "read_sensor", "arguments": {"place": "kiln"}}'},
+        {"from": "observation", "value": '{"celsius": 412}'},
+        {"from": "gpt", "value": "It is at 412 degrees Celsius."},
+    ],
+    "tools": '[{"name": "read_sensor"}]',
+}
 
 _CALL_ROLES = frozenset({"function_call", "tool_call"})
 

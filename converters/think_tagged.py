@@ -15,16 +15,20 @@ from converters.common import (
     as_object,
     as_text,
     conversation,
-    has_thinking,
     opening_messages,
     question_message,
     rest,
-    split_thinking,
 )
+from converters.markup.thinking import has_thinking, split_thinking
 from pipeline.conversation import Conversation, Message, RecordError
 
 FORMAT = "think_tagged"
 UNIT = "record"
+SHAPE = '{"question": …, "response": "<think>…</think>…"}'
+EXAMPLE = {
+    "question": "Is 91 a prime?",
+    "response": "<think>\n7 times 13 is 91.\n</think>\n\nNo: 91 is 7 times 13.",
+}
 
 PROMPT_KEYS = ("question", "prompt", "instruction", "problem", "query", "input")
 #: Where the response is looked for; behind ``code`` come fields that hold ground truth in some corpora.

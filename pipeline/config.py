@@ -27,16 +27,21 @@ class SourceConfig(_Section):
     split: str = Field("train", description="split of the Hub data set")
     revision: str | None = Field(None, description="revision of the Hub data set")
     corpus: str | None = Field(None, description="name in the source pointers; default: the folder's name")
-    format: str = Field("auto", description="a format name, or auto")
+    format: str = Field(
+        "auto",
+        description="a format (multistream formats lists them), with options as in message_tree:paths=first; or auto",
+    )
     license: str | None = Field(None, description="SPDX expression")
     limit: int | None = Field(None, ge=1, description="take only the first so many units of each file")
 
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: str) -> str:
-        from converters import converter
+        from converters import parse_format
 
-        return value if value == "auto" else converter(value).FORMAT
+        if value != "auto":
+            parse_format(value)
+        return value
 
     @model_validator(mode="after")
     def _one_place(self) -> SourceConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converters import CONVERTERS, UnknownFormatError, convert, detect_format
+from converters import CONVERTERS, Unit, UnknownFormatError, convert, detect_format
 from converters.common import json_text
 from pipeline.conversation import RecordError, conversation_id, from_json, to_json
+from pipeline.script import Script, perform
 
 ROOT = Path(__file__).resolve().parents[2]
-CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
-SEEDS: dict[str, Any] = {
-    "openai_messages": {
-        "id": 1,
-        "messages": [
-            {"role": "system", "content": "s"},
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image", "image": "u"}], "weight": 0},
-            {
-                "role": "assistant",
-                "content": "<think>x</think>b",
-                "reasoning_content": "r",
-                "tool_calls": [CALL],
-                "name": "n",
-            },
-            {"role": "tool", "content": "35", "tool_call_id": "c", "name": "f"},
-            {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
-        ],
-        "tools": [{"type": "function"}],
-    },
-    "sharegpt": {
-        "system": "s",
-        "conversations": [
-            {"from": "human", "value": "a"},
-            {"from": "function_call", "value": '[{"name": "f", "arguments": {}}, {"name": "g", "arguments": "{}"}]'},
-            {"from": "observation", "value": "[1, 2]"},
-            {"from": "gpt", "value": "b", "weight": 1},
-            {"role": "user", "content": "c"},
-        ],
-        "tools": "[{}]",
-    },
-    "context_qa": {
-        "QUESTION": "q",
-        "CONTEXTS": ["a", "b"],
-        "LABELS": ["x"],
-        "LONG_ANSWER": "l",
-        "final_decision": "yes",
-    },
-    "math_qa": {"question": "q", "answer": "1+1=<<1+1=2>>2\n#### 2"},
-    "think_tagged": {"question": "q", "answer": "2", "code": ["<think>\na\n</think>\n\nb"], "context": "c"},
-    "alpaca": {"instruction": "i", "input": "c", "output": "o", "system": "s", "history": [["a", "b"]]},
-}
+SEEDS: dict[str, Any] = {name: module.EXAMPLE for name, module in CONVERTERS.items()}
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
 )
@@ -108,7 +70,8 @@ def test_a_converter_converts_or_raises_record_error_and_detect_never_raises(uni
             conversations = list(convert(name, unit))
         except RecordError:
             continue
-        for conversation in conversations:
+        for item in conversations:
+            conversation = perform(item)[0] if isinstance(item, Script) else item
             assert conversation.messages
             assert conversation.sources == ()
             value = to_json(conversation)
@@ -118,10 +81,12 @@ def test_a_converter_converts_or_raises_record_error_and_detect_never_raises(uni
 
 
 @pytest.mark.parametrize("format", CONVERTERS)
-def test_each_seed_is_detected_and_converted(format: str) -> None:
-    assert detect_format([SEEDS[format]]) == format
-    (conversation,) = convert(format, SEEDS[format])
-    assert conversation.has_output()
+def test_each_example_is_detected_and_converted(format: str) -> None:
+    example = SEEDS[format]
+    unit = CONVERTERS[format].UNIT
+    assert detect_format(example if unit == "file" else [example["unit"]] if unit == "join" else [example]) == format
+    converted = list(convert(format, example))
+    assert any((perform(c)[0] if isinstance(c, Script) else c).has_output() for c in converted)
 
 
 def test_a_tie_goes_to_the_earlier_format_and_a_majority_beats_it() -> None:
@@ -135,23 +100,23 @@ def test_a_tie_goes_to_the_earlier_format_and_a_majority_beats_it() -> None:
 
 
 def test_an_unknown_format_names_the_nearest() -> None:
-    with pytest.raises(
-        UnknownFormatError, match="unknown format 'opena_mesages', did you mean 'openai_messages'"
-    ) as caught:
+    with pytest.raises(UnknownFormatError, match="unknown format 'opena_mesages', did you mean 'openai_messages'"):
         convert("opena_mesages", {})
-    assert caught.value.nearest == "openai_messages"
 
 
 def test_modules_are_named_after_their_format() -> None:
     for name, converter in CONVERTERS.items():
         assert (ROOT / "converters" / f"{name}.py").exists()
         assert name == converter.FORMAT
-        assert converter.UNIT
+        assert converter.UNIT in typing.get_args(Unit)
+        assert converter.SHAPE
 
 
 def test_every_code_and_format_is_documented() -> None:
-    documented = (ROOT / "docs" / "formats.md").read_text()
-    sources = "".join(path.read_text() for path in (ROOT / "converters").glob("*.py"))
+    documented = "".join(
+        path.read_text() for path in (ROOT / "docs" / "formats.md", *(ROOT / "docs" / "formats").glob("*.md"))
+    )
+    sources = "".join(path.read_text() for path in (ROOT / "converters").rglob("*.py"))
     codes = set(re.findall(r'RecordError\(\s*"(\w+)"', sources))
     assert {name for name in codes | set(CONVERTERS) if f"`{name}`" not in documented} == set()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from converters.common import has_thinking, split_thinking
+from converters.markup.thinking import has_thinking, split_thinking
 from pipeline.conversation import Message, Part
 
 TAGS = (

@@ -1,0 +1,132 @@
+"""Script: what a converter makes of a source that is streams already (duplex slices, tables, word-timed transcripts).
+
+Nothing is left to align: the source says when everything was said. A chunk waits for what had ended by the time at which
+it starts; nothing else is claimed.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.conversation import Conversation, Message, Part, RecordError, Role
+from pipeline.timeline import Direction, Span, Stream, Timeline
+
+__all__ = ["Script", "Stream", "Utterance", "perform", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """What one stream says without a break.
+
+    Chunk ``i`` is ``text[ends[i - 1]:ends[i]]``; it is said from tick ``starts[i]`` to ``stops[i]`` (exclusive, greater).
+    """
+
+    stream: int
+    text: str
+    ends: tuple[int, ...]
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+    interrupted: bool = False
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Utterances on named streams, in order of their first tick.
+
+    A tick is a row of the source's table or a slice, or, where ``ms_per_row`` is set, a millisecond; a row of the record
+    then lasts so long, and a chunk starts no earlier than its time. ``extra``, ``group``: as in ``Conversation``.
+    """
+
+    streams: tuple[Stream, ...]
+    utterances: tuple[Utterance, ...]
+    ms_per_row: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    group: str | None = None
+
+
+def stream(name: str, direction: Direction) -> Stream:
+    """A stream by its name, ``role`` or ``role/slot``."""
+    role, _, slot = name.partition("/")
+    return Stream(name, role, int(slot or 0), direction)
+
+
+_MESSAGE_ROLE: dict[str, Role] = {"system": "system", "tool": "tool"}
+
+
+def perform(script: Script) -> tuple[Conversation, Timeline]:
+    """The conversation (a message per utterance, named by its stream) and the timeline that a script tells.
+
+    Raises RecordError ``bad_timing`` where the chunks of a stream overlap or run backwards.
+    """
+    _check(script)
+    origin = min((u.starts[0] for u in script.utterances if u.starts), default=0)
+    messages: list[Message] = []
+    spans: list[Span] = []
+    chunk_span: list[int] = []
+    chunk_end: list[int] = []
+    starts: list[int] = []
+    stops: list[int] = []
+    real = script.ms_per_row is not None
+    for number, utterance in enumerate(script.utterances):
+        on = script.streams[utterance.stream]
+        role: Role = "assistant" if on.direction == "output" else _MESSAGE_ROLE.get(on.role, "user")
+        part = Part("thinking" if on.role == "thought" else "text", utterance.text, interrupted=utterance.interrupted)
+        times = (utterance.starts[0], utterance.stops[-1]) if real else (None, None)
+        messages.append(Message(role, (part,), on.name, *times, weight=utterance.weight))
+        spans.append(
+            Span(
+                utterance.stream, number, 0, "message", utterance.text, ends=not utterance.interrupted,
+                interrupted=utterance.interrupted, weight=utterance.weight, time_ms=times[0], source_kind=part.kind,
+            )
+        )  # fmt: skip
+        chunk_span.extend([number] * len(utterance.ends))
+        chunk_end.extend(utterance.ends)
+        starts.extend(utterance.starts)
+        stops.extend(utterance.stops)
+    after = _waits([script.utterances[s].stream for s in chunk_span], starts, stops)
+    rows = [int((start - origin) / script.ms_per_row) for start in starts] if script.ms_per_row else None
+    timeline = Timeline(script.streams, tuple(spans), chunk_span, chunk_end, after, rows)
+    return Conversation(tuple(messages), extra=script.extra, group=script.group), timeline
+
+
+def _check(script: Script) -> None:
+    last: dict[int, int] = {}
+    for number, utterance in enumerate(script.utterances):
+        if not utterance.ends or utterance.ends[-1] != len(utterance.text):
+            raise RecordError("bad_timing", f"utterance {number} has text that no chunk covers")
+        at = last.get(utterance.stream)
+        for start, stop in zip(utterance.starts, utterance.stops, strict=True):
+            if stop <= start or (at is not None and start < at):
+                raise RecordError(
+                    "bad_timing",
+                    f"stream {script.streams[utterance.stream].name} says something from {start} to {stop}"
+                    + ("" if at is None else f", before {at}, when it is done with what it says before"),
+                )
+            at = stop
+        last[utterance.stream] = utterance.stops[-1]
+
+
+def _waits(streams: Sequence[int], starts: Sequence[int], stops: Sequence[int]) -> list[tuple[int, ...]]:
+    """Per chunk, on each other stream the last chunk that has stopped when it starts, unless another of them waits for it."""
+    said: dict[int, list[int]] = {}
+    for chunk, on in enumerate(streams):
+        said.setdefault(on, []).append(chunk)
+    ended = {on: [stops[c] for c in chunks] for on, chunks in said.items()}
+    after: list[tuple[int, ...]] = [()] * len(streams)
+    #: Per chunk: of every stream, how many of its chunks have ended before it starts.
+    reach: list[dict[int, int]] = [{}] * len(streams)
+    for chunk in sorted(range(len(streams)), key=lambda c: (starts[c], c)):
+        have = {on: bisect.bisect_right(times, starts[chunk]) for on, times in ended.items()}
+        reach[chunk] = have
+        nearest = {on: said[on][n - 1] for on, n in have.items() if n}
+        own = nearest.pop(streams[chunk], None)
+        known: dict[int, int] = {}
+        for other in (*nearest.values(), *(() if own is None else (own,))):
+            for on, n in reach[other].items():
+                known[on] = max(known.get(on, 0), n)
+        after[chunk] = tuple(sorted(c for on, c in nearest.items() if known.get(on, 0) < have[on]))
+    return after
