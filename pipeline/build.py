@@ -49,7 +49,9 @@ def input_source(source: SourceConfig) -> InputSource:
 def convert_config(config: BuildConfig) -> ConvertConfig:
     """The convert stage's form of the configuration."""
     c = config.convert
-    return ConvertConfig(c.align, c.question, c.tokenizer, c.lag, c.max_cells, tuple(sorted(config.exclude_ids)))
+    return ConvertConfig(
+        c.align, c.question, c.tokenizer, c.lag, c.max_cells, tuple(sorted(config.exclude_ids)), c.media
+    )
 
 
 def section(

@@ -37,12 +37,13 @@ def render_card(out: Path, title: str) -> str:
     dataset = out / folders.DATASET
     splits = {
         s: stats_of(sorted((dataset / s).glob("records-*.parquet")))
-        for s in ("train", "test")
+        for s in ("train", "test", folders.INPUT_ONLY)
         if (dataset / s).is_dir()
     }
     if not splits:
         raise InputError(f"{out} holds no data set")
-    every = stats_of([p for s in splits for p in sorted((dataset / s).glob("records-*.parquet"))])
+    answered = [s for s in splits if s != folders.INPUT_ONLY] or list(splits)
+    every = stats_of([p for s in answered for p in sorted((dataset / s).glob("records-*.parquet"))])
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,

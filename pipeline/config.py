@@ -68,6 +68,10 @@ class ConvertSection(_Section):
         0, ge=0, le=1, description="rows between an event's end and its first possible use on another stream"
     )
     max_cells: int = Field(8192, ge=64, description="window in tokens; longer conversations are cut into segments")
+    media: Literal["placeholder", "reject"] = Field(
+        "placeholder",
+        description="what is no text (an image): a placeholder with its reference, or the unit is rejected",
+    )
     max_rejected_fraction: float = Field(0.05, ge=0, le=1, description="above it the run stops")
 
     @field_validator("align")
@@ -101,6 +105,23 @@ class BuildConfig(_Section):
     train: dict[str, Any] | None = Field(None, description="training; see docs/training.md")
     evaluate: dict[str, Any] | None = Field(None, description="evaluation and its gate; see docs/evaluation.md")
     exclude_ids: list[str] = Field(default_factory=list, description="conversation or record ids to leave out")
+
+
+def source_of(argument: str) -> dict[str, Any]:
+    """An input as the command line names it: a path, glob or URL, or ``hub:OWNER/NAME,config=…,split=…,revision=…``.
+
+    The keys are those of ``SourceConfig``. Raises ConfigError.
+    """
+    if not argument.startswith("hub:"):
+        return {"path": argument if "://" in argument else str(Path(argument).expanduser())}
+    name, *options = argument.removeprefix("hub:").split(",")
+    source = {"dataset": name}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if key not in ("config", "split", "revision") or not equals or not value:
+            raise ConfigError(f"{argument}: {option!r} is none of config=…, split=…, revision=…")
+        source[key] = value
+    return source
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:

@@ -6,12 +6,14 @@ Nothing here is computed as a difference: every side is counted, and the counts 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConservationError
+from pipeline.folders import INPUT_ONLY
 from pipeline.manifest import need_manifest
 
 Pointer = tuple[str, str, int]
@@ -120,10 +122,11 @@ def id_sum(paths: list[Path]) -> tuple[int, int]:
     return count, total
 
 
-def recount_dataset(inputs: list[tuple[str, list[Path]]], dataset: Path) -> dict[str, int]:
+def recount_dataset(inputs: list[tuple[str, list[Path]]], dataset: Path, unanswered: Sequence[Path] = ()) -> dict[str, int]:
     """Recounts the shuffled and split data set against the shards it was made of, records and tokens alike.
 
-    ``inputs``: name of each input stage and its record shards. Raises ConservationError.
+    ``inputs``: name of each input stage and its record shards; ``unanswered``: the shards of conversations without an
+    answer. Raises ConservationError.
     """
     came = [(name, *id_sum(paths)) for name, paths in inputs]
     expected = (sum(count for _, count, _ in came), sum(total for _, _, total in came))
@@ -131,11 +134,15 @@ def recount_dataset(inputs: list[tuple[str, list[Path]]], dataset: Path) -> dict
     for split in ("train", "test"):
         counts[split] = id_sum(sorted((dataset / split).glob("records-*.parquet")))[0]
     for prefix in ("records-", "tokens-"):
-        found = id_sum(sorted(dataset.glob(f"*/{prefix}*.parquet")))
+        found = id_sum(sorted(p for split in ("train", "test") for p in (dataset / split).glob(f"{prefix}*.parquet")))
         if found[0] != expected[0]:
             raise ConservationError(f"dataset: {expected[0]} records in, {found[0]} in {prefix}*.parquet")
         if found != expected:
             raise ConservationError(f"dataset: the records in {prefix}*.parquet are not those that came in")
+    kept = id_sum(sorted((dataset / INPUT_ONLY).glob("records-*.parquet")))
+    counts[INPUT_ONLY] = kept[0]
+    if kept != id_sum(list(unanswered)):
+        raise ConservationError(f"dataset: {id_sum(list(unanswered))[0]} conversations without an answer in, {kept[0]} out")
     if counts["train"] + counts["test"] != expected[0]:
         raise ConservationError(f"dataset: {expected[0]} records in, {counts['train']} + {counts['test']} out")
     return counts

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,7 +23,8 @@ from pipeline.conversation import Conversation, RecordError, Source, conversatio
 from pipeline.errors import ConservationError
 from pipeline.ingest import RAW_LIMIT
 from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, to_json, token_grid_metadata
-from pipeline.segments import cut_segments, segment_of
+from pipeline.script import Script, ScriptPolicy, perform
+from pipeline.segments import cut_script, cut_segments, rows_of, segment_of
 from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
 from pipeline.timeline import Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer
@@ -34,7 +35,10 @@ BATCH_UNITS, BATCH_BYTES = 256, 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ConvertConfig:
-    """What conversion depends on. ``max_cells`` is the window in tokens; ``exclude_ids`` are conversation or record ids."""
+    """What conversion depends on. ``max_cells`` is the window in tokens; ``exclude_ids`` are conversation or record ids.
+
+    ``media``: whether what is no text (an image) leaves a placeholder in the record, or the unit is rejected.
+    """
 
     align: str = "thinking+evidence+tools_async"
     question: str = "first"
@@ -42,6 +46,18 @@ class ConvertConfig:
     lag: int = 0
     max_cells: int = 8192
     exclude_ids: tuple[str, ...] = ()
+    media: Literal["placeholder", "reject"] = "placeholder"
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """One conversation of a unit: where it stands, and, if its source is streams already, its script."""
+
+    position: int
+    ordinal: int
+    conversation: Conversation
+    script: Script | None = None
+    timeline: Timeline | None = None
 
 
 @dataclass(slots=True)
@@ -100,60 +116,62 @@ class Converter:
     def convert(self, units: Sequence[Mapping[str, Any]]) -> Batch:
         """Converts source units (rows of ``tables.UNITS``)."""
         batch = Batch(units, ShardCounts(units=len(units)))
-        speaking: list[tuple[int, int, Conversation]] = []
-        listening: list[tuple[int, int, Conversation]] = []
+        speaking: list[_Told] = []
+        listening: list[_Told] = []
         for position, unit in enumerate(units):
             try:
-                conversations = list(_conversations(unit))
+                told = [replace(item, position=position) for item in _conversations(unit)]
+                if self.config.media == "reject":
+                    _refuse_media(told)
             except RecordError as error:
                 batch.reject(position, error.code, str(error))
                 continue
             kept = (
-                [c for c in conversations if conversation_id(c) not in self._excluded]
-                if self._excluded
-                else conversations
+                [t for t in told if conversation_id(t.conversation) not in self._excluded] if self._excluded else told
             )
-            if not conversations:
+            if not told:
                 batch.reject(position, "no_conversation", "the unit holds no conversation")
             elif not kept:
                 batch.books[position].outcome = "excluded"
             else:
-                for ordinal, conversation in enumerate(conversations):
-                    if conversation in kept:
-                        (speaking if conversation.has_output() else listening).append((position, ordinal, conversation))
+                for item in kept:
+                    (speaking if item.conversation.has_output() else listening).append(item)
         batch.input_only = self._documents(listening, batch, self.baseline).records
         tables = self._documents(speaking, batch, self.policy)
         batch.records, batch.tokens = tables.records, tables.tokens
         batch.close()
         return batch
 
-    def _documents(self, items: Sequence[tuple[int, int, Conversation]], batch: Batch, policy: AlignSpec) -> Tables:
-        """Aligns, segments, encodes and lays out; documents in which a leak is found are laid out again under ``turns``."""
+    def _documents(self, items: Sequence[_Told], batch: Batch, policy: AlignSpec) -> Tables:
+        """Aligns, segments, encodes and lays out; documents in which a leak is found are laid out again under ``turns``.
+
+        Scripts keep the times of their source: one with a leak is rejected.
+        """
         owners: list[int] = []
         documents: list[Document] = []
-        for position, ordinal, conversation in items:
+        for item in items:
+            conversation = item.conversation
             if longest := self._hopeless(conversation):
-                batch.reject(position, "exceeds_window", longest)
+                batch.reject(item.position, "exceeds_window", longest)
                 continue
-            timeline, silent = align(conversation, policy)
-            if not timeline.spans:
-                batch.reject(position, "empty", "no message of the conversation says anything")
+            document = _document(item, policy)
+            if not document.timeline.spans:
+                batch.reject(item.position, "empty", "no message of the conversation says anything")
                 continue
-            owners.append(position)
-            documents.append(
-                Document(conversation, timeline, policy, ordinal, labels={"empty_messages": silent} if silent else {})
-            )
+            owners.append(item.position)
+            documents.append(document)
         encoded, first = encode_spans([d.timeline for d in documents], self.tokenizer)
         owners, documents, was_cut = self._fit(owners, documents, encoded, first, batch, policy)
         if was_cut:
             encoded, first = encode_spans([d.timeline for d in documents], self.tokenizer)
         tables = build_tables(documents, self.clock, encoded, first)
-        if failed := tables.failed or self._too_long(tables.records):
+        findings = [] if tables.failed else leaks.lexical(tables.records)
+        failed = tables.failed or self._too_long(tables.records) or _leaking_scripts(documents, findings)
+        if failed:
             for i, error in failed:
                 batch.reject(owners[i], error.code, str(error))
             refused = {owners[i] for i, _ in failed}
-            return self._documents([item for item in items if item[0] not in refused], batch, policy)
-        findings = leaks.lexical(tables.records)
+            return self._documents([item for item in items if item.position not in refused], batch, policy)
         leaking = {f.record for f in findings if f.verdict != "clear"}
         batch.counts.overlapped += len({f.record for f in findings} - leaking)
         if leaking:
@@ -208,7 +226,10 @@ class Converter:
             spans = document.timeline.spans
             counts = encoded.counts[first[i] : first[i] + len(spans)]
             rows_between = self.config.lag * len(document.timeline.chunk_span)
-            if counts.sum() + len(spans) + rows_between <= self.config.max_cells:
+            size = int(counts.sum()) + len(spans) + rows_between
+            if document.script is not None:
+                size = max(size, rows_of(document.script))
+            if size <= self.config.max_cells:
                 pieces = [document]
             else:
                 was_cut = True
@@ -338,8 +359,8 @@ def reject_row(unit: Mapping[str, Any], stage: str, code: str, message: str) -> 
     }
 
 
-def _conversations(unit: Mapping[str, Any]) -> Iterator[Conversation]:
-    from converters import CONVERTERS
+def _conversations(unit: Mapping[str, Any]) -> Iterator[_Told]:
+    from converters import parse_format
 
     try:
         value = msgspec.json.decode(unit["raw"])
@@ -347,13 +368,71 @@ def _conversations(unit: Mapping[str, Any]) -> Iterator[Conversation]:
         raise RecordError("not_json", f"not JSON: {error}") from error
     except RecursionError as error:
         raise RecordError("too_deep", "the JSON is nested too deeply") from error
-    source = Source(unit["corpus"], unit["path"], unit["index"], unit["format"], unit["license"], unit["sha256"])
-    for conversation in CONVERTERS[unit["format"]].convert(value):
+    name, convert = parse_format(unit["format"])
+    source = Source(unit["corpus"], unit["path"], unit["index"], name, unit["license"], unit["sha256"])
+    for ordinal, converted in enumerate(convert(value)):
+        script: Script | None = None
+        timeline: Timeline | None = None
+        if isinstance(converted, Script):
+            script = converted
+            conversation, timeline = perform(script)
+        else:
+            conversation = converted
         extra = conversation.extra
         if unit["key"] is not None:
             extra = {**extra, "key_" if "key" in extra else "key": unit["key"]}
         group = f"{unit['corpus']}/{conversation.group}" if conversation.group is not None else None
-        yield replace(conversation, sources=(source,), extra=extra, group=group)
+        yield _Told(0, ordinal, replace(conversation, sources=(source,), extra=extra, group=group), script, timeline)
+
+
+def _refuse_media(told: Sequence[_Told]) -> None:
+    for item in told:
+        for i, message in enumerate(item.conversation.messages):
+            for part in message.parts:
+                if part.kind == "media":
+                    raise RecordError("media", f"message {i} holds {part.text:.120}, which is no text (media: reject)")
+
+
+def _document(item: _Told, policy: AlignSpec) -> Document:
+    conversation = item.conversation
+    if item.script is not None and item.timeline is not None:
+        clock = ScriptPolicy(item.script)
+        return Document(
+            conversation, item.timeline, clock, item.ordinal, ms_per_row=item.script.ms_per_row, script=item.script
+        )
+    timeline, silent = align(conversation, policy)
+    return Document(conversation, timeline, policy, item.ordinal, labels=_labels(conversation, silent))
+
+
+def _labels(conversation: Conversation, silent: Sequence[int], where: Sequence[int] | None = None) -> dict[str, Any]:
+    """What a record says beside its events: which messages say nothing, and what its placeholders stand for.
+
+    ``where``: the indices of the conversation's messages in the whole conversation.
+    """
+    labels: dict[str, Any] = {}
+    at = range(len(conversation.messages)) if where is None else where
+    if silent:
+        labels["empty_messages"] = [at[i] for i in silent]
+    media = [
+        {"message": at[i], "part": p, "reference": part.text}
+        for i, message in enumerate(conversation.messages)
+        for p, part in enumerate(message.parts)
+        if part.kind == "media"
+    ]
+    if media:
+        labels["media"] = media
+    return labels
+
+
+def _leaking_scripts(documents: Sequence[Document], findings: Sequence[leaks.Finding]) -> list[tuple[int, RecordError]]:
+    return [
+        (
+            f.record,
+            RecordError("leak", f"event {f.event} says {f.evidence[0][0]!r:.60} before event {f.evidence[0][1]} has"),
+        )
+        for f in findings
+        if f.verdict == "leak" and f.evidence and documents[f.record].script is not None
+    ]
 
 
 def _under_turns(document: Document, baseline: AlignSpec) -> Document:
@@ -375,12 +454,18 @@ def _segment(document: Document, counts: Sequence[int], config: ConvertConfig, p
             fixed += size
         else:
             cells[span.message] += size
+    if document.script is not None:
+        scripts = cut_script(document.script, cells, config.max_cells)
+        return [
+            replace(document, timeline=perform(script)[1], k=k, n=len(scripts), messages=messages)
+            for k, (messages, script) in enumerate(scripts, 1)
+        ]
     segments = cut_segments(conversation, cells, fixed, config.max_cells)
     pieces = []
     for k, messages in enumerate(segments, 1):
-        timeline: Timeline
-        timeline, silent = align(segment_of(conversation, messages), policy)
-        labels = {"empty_messages": [messages[i] for i in silent]} if silent else {}
+        told = segment_of(conversation, messages)
+        timeline, silent = align(told, policy)
+        labels = _labels(told, silent, messages)
         pieces.append(Document(conversation, timeline, policy, document.ordinal, k, len(segments), messages, labels))
     return pieces
 

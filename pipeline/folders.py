@@ -13,12 +13,21 @@ INGEST, CONVERT, SYNTH, DATASET, CHECKPOINT, REPORT = "ingest", "convert", "synt
 STAGES = (INGEST, CONVERT, SYNTH, DATASET, CHECKPOINT, REPORT)
 
 
+#: The split of the conversations without any answer: text only, never trained on.
+INPUT_ONLY = "input_only"
+
+
 @dataclass(frozen=True, slots=True)
 class RecordFiles:
-    """Record shards and the token shards beside them, in the same order."""
+    """Record shards and the token shards beside them, in the same order; those without any answer come last."""
 
     records: tuple[Path, ...]
     tokens: tuple[Path, ...]
+
+    @property
+    def answered(self) -> tuple[Path, ...]:
+        """The shards of conversations with an answer, or all where there are no others."""
+        return tuple(p for p in self.records if p.parent.name != INPUT_ONLY) or self.records
 
 
 def find_records(path: Path) -> RecordFiles:
@@ -31,6 +40,7 @@ def find_records(path: Path) -> RecordFiles:
     for place in (path / DATASET, path, path / CONVERT):
         records = sorted([*place.glob("records-*.parquet"), *place.glob("*/records-*.parquet")])
         records = [p for p in records if p.parent.name not in (INGEST, CONVERT, SYNTH) or place.name == p.parent.name]
+        records.sort(key=lambda p: p.parent.name == INPUT_ONLY)
         if records:
             tokens = sorted([*place.glob("tokens-*.parquet"), *place.glob("*/tokens-*.parquet")])
             tokens = [p for p in tokens if p.parent in {r.parent for r in records}]

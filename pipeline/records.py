@@ -18,6 +18,7 @@ import xxhash
 from pipeline.alignment import VERSION as ALIGNMENT_VERSION
 from pipeline.conversation import Conversation, RecordError, conversation_id, group_of, source_to_json
 from pipeline.layout import Events, lay_out
+from pipeline.script import Script
 from pipeline.tables import LOSS_END_UNTRAINED, LOSS_TARGET, RECORD_SCHEMA_ID, RECORDS, TOKENS, TOKENS_SCHEMA_ID
 from pipeline.timeline import Span, Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, metadata
@@ -42,6 +43,7 @@ class Document:
 
     ``conversation`` is the whole conversation, also where the timeline holds segment ``k`` of ``n``; ``ordinal`` counts
     the conversations of one source unit; ``messages`` maps the timeline's message indices to the conversation's.
+    ``ms_per_row`` and ``script`` are set where the source has streams and times of its own.
     """
 
     conversation: Conversation
@@ -52,6 +54,8 @@ class Document:
     n: int = 1
     messages: tuple[int, ...] | None = None
     labels: dict[str, Any] = field(default_factory=dict)
+    ms_per_row: float | None = None
+    script: Script | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +184,12 @@ class _Columns:
             "unit": "token",
             "tokenizer": clock.tokenizer.name,
             "tokenizer_sha256": clock.tokenizer.sha256,
-            "ms_per_row": None,
             "lag": clock.lag,
         }
         columns = {
             **self.shared,
             "schema": [RECORD_SCHEMA_ID] * count,
-            "clock": [clock_value] * count,
+            "clock": [{**clock_value, "ms_per_row": d.ms_per_row} for d in documents],
             "rows": self.rows,
             "segment": [{"k": d.k, "n": d.n} for d in documents],
             "events": self._events(),

@@ -7,6 +7,7 @@ it starts; nothing else is claimed.
 from __future__ import annotations
 
 import bisect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from pipeline.conversation import Conversation, Message, Part, RecordError, Role
 from pipeline.timeline import Direction, Span, Stream, Timeline
 
-__all__ = ["Script", "Stream", "Utterance", "perform", "stream"]
+__all__ = ["Script", "ScriptPolicy", "Stream", "Utterance", "perform", "stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Utterance:
     """What one stream says without a break.
 
     Chunk ``i`` is ``text[ends[i - 1]:ends[i]]``; it is said from tick ``starts[i]`` to ``stops[i]`` (exclusive, greater).
+    ``added``: what the converter put between the source's pieces to make ``text`` of them. ``thinking``: it is a thought,
+    though its stream is not called so.
     """
 
     stream: int
@@ -31,6 +34,8 @@ class Utterance:
     stops: tuple[int, ...]
     interrupted: bool = False
     weight: float = 1.0
+    added: str = ""
+    thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,9 @@ class Script:
     """Utterances on named streams, in order of their first tick.
 
     A tick is a row of the source's table or a slice, or, where ``ms_per_row`` is set, a millisecond; a row of the record
-    then lasts so long, and a chunk starts no earlier than its time. ``extra``, ``group``: as in ``Conversation``.
+    then lasts so long, and a chunk starts no earlier than its time. ``unheard``: streams that no input waits for, since
+    nobody but the model hears them; where the source's ticks are time, inputs keep to them and none is unheard.
+    ``extra``, ``group``: as in ``Conversation``.
     """
 
     streams: tuple[Stream, ...]
@@ -46,12 +53,31 @@ class Script:
     ms_per_row: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     group: str | None = None
+    unheard: frozenset[int] = frozenset()
 
 
 def stream(name: str, direction: Direction) -> Stream:
     """A stream by its name, ``role`` or ``role/slot``."""
     role, _, slot = name.partition("/")
     return Stream(name, role, int(slot or 0), direction)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptPolicy:
+    """How a script was laid out: as its source says."""
+
+    script: Script
+
+    @property
+    def policy(self) -> str:
+        """The name written into records."""
+        return "source"
+
+    @property
+    def params(self) -> str:
+        """What a row of the source is, as canonical JSON."""
+        ms = self.script.ms_per_row
+        return '{"tick":"slice"}' if ms is None else json.dumps({"ms_per_row": ms, "tick": "ms"}, separators=(",", ":"))
 
 
 _MESSAGE_ROLE: dict[str, Role] = {"system": "system", "tool": "tool"}
@@ -74,20 +100,23 @@ def perform(script: Script) -> tuple[Conversation, Timeline]:
     for number, utterance in enumerate(script.utterances):
         on = script.streams[utterance.stream]
         role: Role = "assistant" if on.direction == "output" else _MESSAGE_ROLE.get(on.role, "user")
-        part = Part("thinking" if on.role == "thought" else "text", utterance.text, interrupted=utterance.interrupted)
-        times = (utterance.starts[0], utterance.stops[-1]) if real else (None, None)
-        messages.append(Message(role, (part,), on.name, *times, weight=utterance.weight))
+        thinks = utterance.thinking or on.role == "thought"
+        part = Part("thinking" if thinks else "text", utterance.text, interrupted=utterance.interrupted)
+        began, stopped = (utterance.starts[0], utterance.stops[-1]) if real else (None, None)
+        messages.append(Message(role, (part,), on.name, began, stopped, utterance.weight))
         spans.append(
             Span(
                 utterance.stream, number, 0, "message", utterance.text, ends=not utterance.interrupted,
-                interrupted=utterance.interrupted, weight=utterance.weight, time_ms=times[0], source_kind=part.kind,
+                interrupted=utterance.interrupted, weight=utterance.weight, time_ms=began, added=utterance.added,
+                source_kind=part.kind,
             )
         )  # fmt: skip
         chunk_span.extend([number] * len(utterance.ends))
         chunk_end.extend(utterance.ends)
         starts.extend(utterance.starts)
         stops.extend(utterance.stops)
-    after = _waits([script.utterances[s].stream for s in chunk_span], starts, stops)
+    inputs = frozenset(i for i, on in enumerate(script.streams) if on.direction == "input")
+    after = _waits([script.utterances[s].stream for s in chunk_span], starts, stops, inputs, script.unheard)
     rows = [int((start - origin) / script.ms_per_row) for start in starts] if script.ms_per_row else None
     timeline = Timeline(script.streams, tuple(spans), chunk_span, chunk_end, after, rows)
     return Conversation(tuple(messages), extra=script.extra, group=script.group), timeline
@@ -95,9 +124,17 @@ def perform(script: Script) -> tuple[Conversation, Timeline]:
 
 def _check(script: Script) -> None:
     last: dict[int, int] = {}
+    opened = 0
     for number, utterance in enumerate(script.utterances):
         if not utterance.ends or utterance.ends[-1] != len(utterance.text):
             raise RecordError("bad_timing", f"utterance {number} has text that no chunk covers")
+        if not len(utterance.ends) == len(utterance.starts) == len(utterance.stops):
+            raise RecordError("bad_timing", f"utterance {number} has chunks without a time, or times without a chunk")
+        if any(end <= before for before, end in zip((0, *utterance.ends), utterance.ends, strict=False)):
+            raise RecordError("bad_timing", f"utterance {number} has an empty chunk")
+        if utterance.starts[0] < opened:
+            raise RecordError("bad_timing", f"utterance {number} starts before the one that is listed before it")
+        opened = utterance.starts[0]
         at = last.get(utterance.stream)
         for start, stop in zip(utterance.starts, utterance.stops, strict=True):
             if stop <= start or (at is not None and start < at):
@@ -110,8 +147,17 @@ def _check(script: Script) -> None:
         last[utterance.stream] = utterance.stops[-1]
 
 
-def _waits(streams: Sequence[int], starts: Sequence[int], stops: Sequence[int]) -> list[tuple[int, ...]]:
-    """Per chunk, on each other stream the last chunk that has stopped when it starts, unless another of them waits for it."""
+def _waits(
+    streams: Sequence[int],
+    starts: Sequence[int],
+    stops: Sequence[int],
+    inputs: frozenset[int],
+    unheard: frozenset[int],
+) -> list[tuple[int, ...]]:
+    """Per chunk, on each other stream the last chunk that has stopped when it starts, unless another of them waits for it.
+
+    Chunks of ``inputs`` wait for no chunk of the streams ``unheard``.
+    """
     said: dict[int, list[int]] = {}
     for chunk, on in enumerate(streams):
         said.setdefault(on, []).append(chunk)
@@ -120,7 +166,8 @@ def _waits(streams: Sequence[int], starts: Sequence[int], stops: Sequence[int]) 
     #: Per chunk: of every stream, how many of its chunks have ended before it starts.
     reach: list[dict[int, int]] = [{}] * len(streams)
     for chunk in sorted(range(len(streams)), key=lambda c: (starts[c], c)):
-        have = {on: bisect.bisect_right(times, starts[chunk]) for on, times in ended.items()}
+        deaf = unheard if streams[chunk] in inputs else frozenset()
+        have = {on: bisect.bisect_right(times, starts[chunk]) for on, times in ended.items() if on not in deaf}
         reach[chunk] = have
         nearest = {on: said[on][n - 1] for on, n in have.items() if n}
         own = nearest.pop(streams[chunk], None)

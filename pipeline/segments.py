@@ -5,10 +5,11 @@ Every segment repeats the leading system messages and the tool definitions, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.conversation import Conversation, Message, RecordError
+from pipeline.script import Script
 
 
 def leading(conversation: Conversation) -> int:
@@ -77,3 +78,49 @@ def _steps(messages: Sequence[Message], turn: Sequence[int]) -> list[list[int]]:
         open_calls += sum(part.kind == "tool_call" for part in messages[i].parts)
         open_calls -= sum(part.kind == "tool_result" for part in messages[i].parts)
     return steps
+
+
+def cut_script(script: Script, cells: Sequence[int], max_cells: int) -> list[tuple[tuple[int, ...], Script]]:
+    """The utterances of each segment, and its script. Cuts lie where no stream is in the middle of saying something.
+
+    ``cells[i]`` are the cells of utterance ``i``. Raises RecordError (``exceeds_window``) if a stretch without such a place
+    is longer than ``max_cells``, in cells or, on a clock of real time, in rows.
+    """
+    segments: list[list[int]] = []
+    for piece in _quiet_pieces(script):
+        if segments and _script_size(script, cells, segments[-1] + piece) <= max_cells:
+            segments[-1].extend(piece)
+        elif (size := _script_size(script, cells, piece)) <= max_cells:
+            segments.append(piece)
+        else:
+            raise RecordError(
+                "exceeds_window",
+                f"utterances {piece[0]} to {piece[-1]} overlap without a pause: {size} cells, the window is {max_cells}",
+            )
+    return [(tuple(s), replace(script, utterances=tuple(script.utterances[i] for i in s))) for s in segments]
+
+
+def _quiet_pieces(script: Script) -> Iterator[list[int]]:
+    piece: list[int] = []
+    until = 0
+    for i, utterance in enumerate(script.utterances):
+        if piece and utterance.starts[0] >= until:
+            yield piece
+            piece = []
+        piece.append(i)
+        until = max(until, utterance.stops[-1])
+    if piece:
+        yield piece
+
+
+def _script_size(script: Script, cells: Sequence[int], piece: Sequence[int]) -> int:
+    said = replace(script, utterances=tuple(script.utterances[i] for i in piece))
+    return max(sum(cells[i] for i in piece), rows_of(said))
+
+
+def rows_of(script: Script) -> int:
+    """The rows that a script lasts on a clock of real time, however little is said; 0 on other clocks."""
+    if script.ms_per_row is None or not script.utterances:
+        return 0
+    first, last = script.utterances[0].starts[0], max(u.stops[-1] for u in script.utterances)
+    return int((last - first) / script.ms_per_row) + 1

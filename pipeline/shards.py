@@ -100,9 +100,16 @@ def shuffle_keys(ids: Sequence[str], config: ShuffleConfig) -> npt.NDArray[np.ui
 
 
 def shuffle_and_split(
-    tables: dict[str, list[Path]], schemas: dict[str, pa.Schema], scratch: Path, out: Path, config: ShuffleConfig
+    tables: dict[str, list[Path]],
+    schemas: dict[str, pa.Schema],
+    scratch: Path,
+    out: Path,
+    config: ShuffleConfig,
+    train: str = "train",
 ) -> list[tuple[Path, int]]:
     """Shuffles aligned tables (the same records in the same order) over ``out/{train,test}/NAME-i-of-n.parquet``.
+
+    ``train``: the folder of what is not in the test split.
 
     Rows are dealt to buckets by ranges of their key, then each bucket is sorted: memory is bounded by one shard, and the
     result depends on the records and the seed alone. Returns the files with their rows.
@@ -114,7 +121,7 @@ def shuffle_and_split(
         buckets = _deal(name, paths, schemas[name], scratch, shards, limit, config)
         for split, count in shards.items():
             for i in range(count):
-                path = out / split / f"{name}-{i:05d}-of-{count:05d}.parquet"
+                path = out / (train if split == "train" else split) / f"{name}-{i:05d}-of-{count:05d}.parquet"
                 table = _sorted_bucket(buckets[split][i], schemas[name], config)
                 with publish(path) as temporary:
                     writer = TableWriter(temporary, schemas[name])

@@ -6,6 +6,7 @@ and says, per chunk, what it waits for. No rows yet: those are the layout's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -137,12 +138,24 @@ def _part_spans(message: Message, index: int, part_index: int, calls: _CallBook)
         title = f"{name}#{call}" if call is not None else name
         header = Span(0, index, part_index, "header", title, ends=False, call=call, weight=0.0, source_kind="header")
         return [("tool", slot, header), ("tool", slot, span("tool_result", part.text, call=call))]
-    if not part.text or part.kind == "media":
+    if not part.text:
         return []
     role = {"assistant": "thought" if part.kind == "thinking" else "assistant", "tool": "tool"}.get(
         message.role, message.role
     )
+    if part.kind == "media":
+        shown = placeholder(part.text)
+        return [(role, 0, replace(span("note", shown, added=shown), weight=0.0))]
     return [(role, 0, span("message", part.text))]
+
+
+_MEDIA_TYPE = re.compile(r'"(?:type|mimeType|mime_type)":"(?:input_)?(image|video|audio|file|document)')
+
+
+def placeholder(reference: str) -> str:
+    """What stands on the stream for a media part: ``[image]``, or ``[media]`` where its reference does not say what it is."""
+    kind = _MEDIA_TYPE.search(reference)
+    return f"[{kind[1] if kind else 'media'}]"
 
 
 #: An open call: its ordinal, its id, the index of its message.

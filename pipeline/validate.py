@@ -101,7 +101,7 @@ def _books(path: Path, report: Report) -> None:
                 for s in (folders.CONVERT, folders.SYNTH)
                 if (path / s).is_dir()
             ]
-            recount_dataset(inputs, dataset)
+            recount_dataset(inputs, dataset, sorted(convert.glob("input-only-*.parquet")))
     except ConservationError as error:
         report.fail("conservation", str(path), str(error))
 

@@ -24,7 +24,7 @@ from pipeline.timeline import QuestionOrder, Timeline, spans_of
 POLICIES: Mapping[str, ModuleType] = {module.NAME: module for module in (turns, thinking, evidence, tools_async)}
 
 #: Raise when any policy gives another timeline for the same conversation and parameters.
-VERSION = 1
+VERSION = 2
 
 
 #: A conversation of more chunks is not cut: a plan's memory is quadratic in them. A window of 8192 tokens never holds as

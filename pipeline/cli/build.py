@@ -77,7 +77,12 @@ def _next_steps(target: Path, stages: list[str]) -> None:
 
 
 def convert(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.", show_default=False)],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, globs, archives, URLs, or hub:OWNER/NAME,split=train.", show_default=False
+        ),
+    ],
     out: Out,
     format_: Annotated[
         str, typer.Option("--format", help="A format name (see `multistream formats`), or auto.")
@@ -96,6 +101,9 @@ def convert(
         int, typer.Option(help="Window in tokens; longer conversations become segments.", min=64)
     ] = 8192,
     test_fraction: Annotated[float, typer.Option(help="Share of the groups in the test split.", min=0, max=0.9)] = 0.1,
+    media: Annotated[
+        str, typer.Option(help="What is no text, an image: a placeholder, or reject the record.")
+    ] = "placeholder",
     max_rejected_fraction: Annotated[
         float, typer.Option(help="More rejects than this stop the run.", min=0, max=1)
     ] = 0.05,
@@ -112,11 +120,10 @@ def convert(
     """
     from pipeline.build import run_convert, run_dataset, run_ingest
     from pipeline.cli import console
-    from pipeline.config import parse_config
+    from pipeline.config import parse_config, source_of
 
     sources: list[dict[str, Any]] = [
-        {"path": str(Path(i).expanduser()), "format": format_, "license": license_, "corpus": corpus, "limit": limit}
-        for i in inputs
+        {**source_of(i), "format": format_, "license": license_, "corpus": corpus, "limit": limit} for i in inputs
     ]
     value = {
         "name": "convert",
@@ -126,7 +133,7 @@ def convert(
         "ingest": {"max_unit_bytes": max_unit_bytes},
         "convert": {
             "align": align, "question": question, "tokenizer": tokenizer, "lag": lag, "max_cells": max_cells,
-            "max_rejected_fraction": max_rejected_fraction,
+            "max_rejected_fraction": max_rejected_fraction, "media": media,
         },
         "shards": {"test_fraction": test_fraction},
     }  # fmt: skip

@@ -19,41 +19,67 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Look")(command)
 
 
-def formats(as_json: AsJson = False) -> None:
-    """The message formats that can be converted.
+def formats(
+    name: Annotated[
+        str | None, typer.Argument(help="One format, to see it in full.", show_default="all of them")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The message formats that can be converted; with a name, its options, an example and what becomes of it.
 
-    Example: `multistream formats`
+    Example: `multistream formats alpaca`
     """
-    from converters import CONVERTERS
-    from pipeline.cli import console
+    from pipeline.cli import console, inspect_report
+    from pipeline.inspection import describe_format, list_formats
 
-    rows = [(name, getattr(c, "UNIT", ""), (c.__doc__ or "").strip().splitlines()[0]) for name, c in CONVERTERS.items()]
+    if name is None:
+        rows = list_formats()
+        console.print_json(rows) if as_json else inspect_report.print_formats(rows)
+        return
+    about, record = describe_format(name)
     if as_json:
-        console.print_json([{"format": f, "unit": u, "about": about} for f, u, about in rows])
+        console.print_json({**about, "record": record})
     else:
-        console.table(["format", "unit", "about"], rows)
+        inspect_report.print_format(about, record)
 
 
 def inspect(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.", show_default=False)],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, globs, archives, URLs, or hub:OWNER/NAME,split=train.", show_default=False
+        ),
+    ],
+    format_: Annotated[
+        str, typer.Option("--format", help="A format with its options, NAME:option=value; or auto.")
+    ] = "auto",
+    align: Annotated[str, typer.Option(help="Alignment of the records that are shown and counted.")] = (
+        "thinking+evidence+tools_async"
+    ),
+    records: Annotated[int, typer.Option(help="Records to show as they will be converted.", min=0, max=100)] = 2,
+    sample: Annotated[
+        int, typer.Option(help="Look at the first N records of each file only.", min=0, show_default="all")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """What inputs are, and what will become of them: container, format, messages, streams.
+    """What inputs are, and what will become of them: container, format and why, messages, streams, oddities, two records.
 
     Example: `multistream inspect examples/conversations`
     """
-    from pipeline.cli import console
-    from pipeline.inspection import inspect_inputs
+    from pipeline.cli import console, inspect_report
+    from pipeline.config import source_of
+    from pipeline.inspection import InspectConfig, inspect_inputs
+    from pipeline.stages.ingest import InputSource
 
-    found = [item for path in inputs for item in inspect_inputs(Path(path))]
+    sources = [InputSource(**source_of(argument)) for argument in inputs]
+    with console.bar("inspecting") as advance:
+        report = inspect_inputs(sources, InspectConfig(format_, align, records, sample), progress=advance)
     if as_json:
-        console.print_json(found)
-        return
-    rows = [
-        (f["file"], f["format"] or "unknown", f["sampled"], f["convertible"], ", ".join(f["streams"]), f["problem"])
-        for f in found
-    ]
-    console.table(["file", "format", "sampled", "convertible", "streams", "first problem"], rows)
+        console.print_json(report.to_json())
+    else:
+        inspect_report.print_report(report)
+    if all(file.problem for file in report.files):
+        raise typer.Exit(1)
 
 
 def validate(
@@ -105,7 +131,7 @@ def stats(path: Place, as_json: AsJson = False) -> None:
     from pipeline.folders import find_records
     from pipeline.stats import reject_reasons, stats_of
 
-    summary = stats_of(find_records(path).records).summary()
+    summary = stats_of(find_records(path).answered).summary()
     summary["rejects"] = dict(reject_reasons(sorted(path.glob("*/rejects-*.parquet")) if path.is_dir() else []))
     if as_json:
         console.print_json(summary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,19 @@ import pyarrow.parquet as pq
 
 from pipeline.conservation import recount_dataset
 from pipeline.errors import PipelineError
+from pipeline.folders import INPUT_ONLY
 from pipeline.manifest import Output, Result, output_of, run_stage
 from pipeline.shards import ShuffleConfig, shuffle_and_split
 from pipeline.tables import RECORDS, TOKENS
 
-STAGE, VERSION = "dataset", 1
+STAGE, VERSION = "dataset", 2
 
 
 def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConfig, fresh: bool = False) -> Result:
-    """Shuffles the ``records-*`` and ``tokens-*`` shards of the input stages into ``directory/{train,test}``."""
+    """Shuffles the ``records-*`` and ``tokens-*`` shards of the input stages into ``directory/{train,test}``.
+
+    Conversations without any answer become ``directory/input_only``, records without tokens. Raises PipelineError.
+    """
     named = {i.manifest.stage: i for i in inputs}
     digests = {name: i.manifest.digest() for name, i in named.items()}
 
@@ -28,19 +32,27 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
         records = {name: i.manifest.paths(i.directory, "records-") for name, i in named.items()}
         tokens = [p for i in named.values() for p in i.manifest.paths(i.directory, "tokens-")]
         all_records = [p for paths in records.values() for p in paths]
-        if not any(pq.read_metadata(p).num_rows for p in all_records):
+        unanswered = [p for i in named.values() for p in i.manifest.paths(i.directory, "input-only-")]
+        speaking = sum(pq.read_metadata(p).num_rows for p in all_records)
+        if not speaking and not unanswered:
             raise PipelineError("no record is left to make a data set of")
         metadata, name = _token_identity(tokens)
         scratch = directory / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
-        for split in ("train", "test"):
+        for split in ("train", "test", INPUT_ONLY):
             shutil.rmtree(directory / split, ignore_errors=True)
         schemas = {"records": RECORDS, name: TOKENS.with_metadata(metadata)}
-        written = shuffle_and_split({"records": all_records, name: tokens}, schemas, scratch, directory, config)
+        written: list[tuple[Path, int]] = []
+        if speaking:
+            written += shuffle_and_split({"records": all_records, name: tokens}, schemas, scratch, directory, config)
+        if unanswered:
+            whole = replace(config, test_fraction=0.0)
+            written += shuffle_and_split({"records": unanswered}, schemas, scratch, directory, whole, INPUT_ONLY)
         shutil.rmtree(scratch, ignore_errors=True)
-        recount = recount_dataset(list(records.items()), directory)
-        total = sum(count for side, count in recount.items() if side.startswith("in_"))
-        counters = {"in": total, "out": recount["train"] + recount["test"], "rejected": 0, **recount}
+        recount = recount_dataset(list(records.items()), directory, unanswered)
+        total = sum(count for side, count in recount.items() if side.startswith("in_")) + recount[INPUT_ONLY]
+        out = recount["train"] + recount["test"] + recount[INPUT_ONLY]
+        counters = {"in": total, "out": out, "rejected": 0, **recount}
         return [output_of(path, directory, rows) for path, rows in written], counters, {}
 
     return run_stage(directory, STAGE, VERSION, asdict(config), digests, work, fresh)

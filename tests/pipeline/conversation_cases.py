@@ -178,7 +178,7 @@ conversations = st.builds(
 
 
 def _says(part: Part) -> bool:
-    return part.kind in ("tool_call", "tool_result") or (bool(part.text) and part.kind != "media")
+    return part.kind in ("tool_call", "tool_result") or bool(part.text)
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,8 @@ class Cells:
 
 def part_text(part: Part) -> str:
     """What a part says in a record."""
+    if part.kind == "media":
+        return "[media]"
     return f"{part.name}\n{part.text}" if part.kind == "tool_call" else part.text
 
 
