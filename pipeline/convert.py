@@ -24,8 +24,9 @@ from pipeline.errors import ConservationError
 from pipeline.ingest import RAW_LIMIT
 from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, to_json, token_grid_metadata
 from pipeline.script import Script, ScriptPolicy, perform
-from pipeline.segments import cut_script, cut_segments, rows_of, segment_of
+from pipeline.segments import cut_script, cut_segments, leading, rows_of, segment_of, split_results
 from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
+from pipeline.text import cut_tokens
 from pipeline.timeline import Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer
 
@@ -234,7 +235,7 @@ class Converter:
             else:
                 was_cut = True
                 try:
-                    pieces = _segment(document, counts.tolist(), self.config, policy)
+                    pieces = _segment(document, encoded, first[i], self.config, policy)
                 except RecordError as error:
                     refused.add(owner)
                     batch.reject(owner, error.code, str(error))
@@ -251,7 +252,7 @@ class Converter:
         most = self.config.max_cells * self.tokenizer.longest_token
         for i, message in enumerate(conversation.messages):
             for part in message.parts:
-                if part.kind != "media" and len(part.text) > most:
+                if part.kind not in ("media", "tool_result") and len(part.text) > most:
                     return (
                         f"message {i} holds {len(part.text)} characters, the window is {self.config.max_cells} tokens"
                     )
@@ -436,15 +437,17 @@ def _leaking_scripts(documents: Sequence[Document], findings: Sequence[leaks.Fin
 
 
 def _under_turns(document: Document, baseline: AlignSpec) -> Document:
-    conversation = document.conversation
-    told = conversation if document.messages is None else segment_of(conversation, document.messages)
-    timeline, _ = align(told, baseline)
+    timeline, _ = align(document.told or document.conversation, baseline)
     labels = {**document.labels, "realigned": {"from": document.policy.policy, "reason": "lexical leak"}}
     return replace(document, timeline=timeline, policy=baseline, labels=labels)
 
 
-def _segment(document: Document, counts: Sequence[int], config: ConvertConfig, policy: AlignSpec) -> list[Document]:
+def _segment(
+    document: Document, encoded: Encoded, first: int, config: ConvertConfig, policy: AlignSpec
+) -> list[Document]:
+    """The segments of a document that exceeds the window; its spans are the texts from ``first`` on of ``encoded``."""
     conversation = document.conversation
+    counts = encoded.counts[first : first + len(document.timeline.spans)].tolist()
     cells = [0] * len(conversation.messages)
     fixed = 0
     chunks = Counter(document.timeline.chunk_span)
@@ -460,13 +463,25 @@ def _segment(document: Document, counts: Sequence[int], config: ConvertConfig, p
             replace(document, timeline=perform(script)[1], k=k, n=len(scripts), messages=messages)
             for k, (messages, script) in enumerate(scripts, 1)
         ]
-    segments = cut_segments(conversation, cells, fixed, config.max_cells)
+    room = config.max_cells - fixed - sum(cells[: leading(conversation)])
+    span_of = {(s.message, s.part): i for i, s in enumerate(document.timeline.spans) if s.kind == "tool_result"}
+
+    def cut_text(message: int, part: int, size: int) -> list[tuple[int, int]]:
+        span = span_of[message, part]
+        low, high = encoded.offsets[first + span], encoded.offsets[first + span + 1]
+        return cut_tokens(document.timeline.spans[span].text, encoded.ends[low:high], size)
+
+    whole = split_results(conversation, cells, room, cut_text)
+    segments = cut_segments(whole.conversation, whole.cells, fixed, config.max_cells)
     pieces = []
-    for k, messages in enumerate(segments, 1):
-        told = segment_of(conversation, messages)
+    for k, chosen in enumerate(segments, 1):
+        told = segment_of(whole.conversation, chosen)
+        messages = tuple(whole.origin[i] for i in chosen)
         timeline, silent = align(told, policy)
         labels = _labels(told, silent, messages)
-        pieces.append(Document(conversation, timeline, policy, document.ordinal, k, len(segments), messages, labels))
+        pieces.append(
+            Document(conversation, timeline, policy, document.ordinal, k, len(segments), messages, labels, told)
+        )
     return pieces
 
 

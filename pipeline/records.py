@@ -43,7 +43,7 @@ class Document:
 
     ``conversation`` is the whole conversation, also where the timeline holds segment ``k`` of ``n``; ``ordinal`` counts
     the conversations of one source unit; ``messages`` maps the timeline's message indices to the conversation's.
-    ``ms_per_row`` and ``script`` are set where the source has streams and times of its own.
+    ``told`` is what the timeline was made of, where that is not the whole. ``ms_per_row`` and ``script`` are set where the source has streams and times of its own.
     """
 
     conversation: Conversation
@@ -54,6 +54,7 @@ class Document:
     n: int = 1
     messages: tuple[int, ...] | None = None
     labels: dict[str, Any] = field(default_factory=dict)
+    told: Conversation | None = None
     ms_per_row: float | None = None
     script: Script | None = None
 

@@ -1,14 +1,16 @@
 """Segments: conversations longer than the window are cut between turns; nothing is dropped.
 
-Every segment repeats the leading system messages and the tool definitions, and its rows start from 0.
+Every segment repeats the leading system messages and the tool definitions, and its rows start from 0. What the model says
+is never cut, nor a user's message from its answer; a tool's result that is longer than the window goes on in the next
+segment, as far as the window has room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from pipeline.conversation import Conversation, Message, RecordError
+from pipeline.conversation import Conversation, Message, Part, RecordError
 from pipeline.script import Script
 
 
@@ -21,8 +23,8 @@ def cut_segments(conversation: Conversation, cells: Sequence[int], fixed: int, m
     """The message indices of each segment, the repeated ones first.
 
     ``cells[i]`` are the cells of message ``i``; ``fixed`` those of the tool definitions, which every segment holds. Cuts
-    lie before a user's turn where that is enough, else before an assistant's message that no call is open at. Raises
-    RecordError (``exceeds_window``) if a piece that cannot be cut is longer than ``max_cells``.
+    lie before a user's turn where that is enough, else before an assistant's message that no call is open at, else before a
+    tool's message. Raises RecordError (``exceeds_window``) if a piece that cannot be cut is longer than ``max_cells``.
     """
     head = leading(conversation)
     room = max_cells - fixed - sum(cells[:head])
@@ -30,7 +32,7 @@ def cut_segments(conversation: Conversation, cells: Sequence[int], fixed: int, m
     size = 0
     for turn in _turns(conversation, head):
         turn_size = sum(cells[i] for i in turn)
-        pieces = [turn] if turn_size <= room else _steps(conversation.messages, turn)
+        pieces = [turn] if turn_size <= room else list(_fitting_steps(conversation.messages, turn, cells, room))
         for piece in pieces:
             piece_size = sum(cells[i] for i in piece)
             if piece_size > room:
@@ -50,6 +52,56 @@ def cut_segments(conversation: Conversation, cells: Sequence[int], fixed: int, m
     return [(*range(head), *segment) for segment in segments]
 
 
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A conversation in which results longer than the window are several messages.
+
+    ``origin[i]``: the message of the whole conversation that message ``i`` is of, or is a piece of.
+    """
+
+    conversation: Conversation
+    origin: tuple[int, ...]
+    cells: list[int]
+
+
+#: The end offsets of the pieces of a part's text (message, part), each of at most so many tokens, with their tokens.
+CutText = Callable[[int, int, int], list[tuple[int, int]]]
+
+
+def split_results(conversation: Conversation, cells: Sequence[int], room: int, cut: CutText) -> Expanded:
+    """Makes several messages of each tool message with a result that needs more than ``room`` cells.
+
+    Pieces keep the number of their part; all but the last are ``interrupted``. Only the first still answers a call.
+    """
+    messages: list[Message] = []
+    origin: list[int] = []
+    sizes: list[int] = []
+    for i, message in enumerate(conversation.messages):
+        large = message.role == "tool" and cells[i] > room and message.parts
+        p = max(range(len(message.parts)), key=lambda j: len(message.parts[j].text)) if large else 0
+        if not large or message.parts[p].kind != "tool_result":
+            messages.append(message)
+            origin.append(i)
+            sizes.append(cells[i])
+            continue
+        pieces = cut(i, p, room - room // 16 - 16)
+        start = 0
+        for n, (end, tokens) in enumerate(pieces):
+            part = replace(message.parts[p], text=message.parts[p].text[start:end], interrupted=n + 1 < len(pieces))
+            if n:
+                part = Part("text", part.text, interrupted=part.interrupted)
+            before = message.parts[:p] if n == 0 else (Part("text"),) * p
+            behind = message.parts[p + 1 :] if n + 1 == len(pieces) else ()
+            messages.append(replace(message, parts=(*before, part, *behind)))
+            origin.append(i)
+            sizes.append(tokens)
+            start = end
+        rest = cells[i] - sum(sizes[-len(pieces) :])
+        sizes[-1] += max(rest, 1)
+        sizes[-len(pieces)] += max(rest, 1)
+    return Expanded(replace(conversation, messages=tuple(messages)), tuple(origin), sizes)
+
+
 def segment_of(conversation: Conversation, messages: Sequence[int]) -> Conversation:
     """The conversation with only the given messages."""
     return replace(conversation, messages=tuple(conversation.messages[i] for i in messages))
@@ -64,6 +116,22 @@ def _turns(conversation: Conversation, head: int) -> list[list[int]]:
             turns.append([])
         turns[-1].append(i)
     return turns
+
+
+def _fitting_steps(
+    messages: Sequence[Message], turn: Sequence[int], cells: Sequence[int], room: int
+) -> Iterator[list[int]]:
+    for step in _steps(messages, turn):
+        if sum(cells[i] for i in step) <= room:
+            yield step
+            continue
+        piece: list[int] = []
+        for i in step:
+            if piece and messages[i].role == "tool":
+                yield piece
+                piece = []
+            piece.append(i)
+        yield piece
 
 
 def _steps(messages: Sequence[Message], turn: Sequence[int]) -> list[list[int]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import regex
 
 ChunkUnit = Literal["sentence", "paragraph"]
@@ -52,6 +54,30 @@ def _sentence_ends(text: str) -> set[int]:
             ends.update(match.end() for match in _CLAUSE.finditer(text, start, end))
         start = end
     return ends
+
+
+def cut_tokens(text: str, token_ends: npt.NDArray[np.int64], size: int) -> list[tuple[int, int]]:
+    """Cuts a long text into pieces of at most ``size`` tokens, each at its last line or word: end offsets, and tokens.
+
+    ``token_ends[j]``: the bytes (UTF-8) that tokens up to and with ``j`` cover.
+    """
+    data = text.encode()
+    pieces: list[tuple[int, int]] = []
+    start = done = 0
+    size = max(size, 1)
+    while len(token_ends) - done > size:
+        end = len(data[: int(token_ends[done + size - 1])].decode(errors="ignore"))
+        end = max(end, start + 1)
+        for mark in ("\n", " "):
+            if (found := text.rfind(mark, start + (end - start) // 2, end)) > 0:
+                end = found
+                break
+        while end < len(text) and not is_grapheme_boundary(text, end):
+            end += 1
+        upto = int(np.searchsorted(token_ends, len(text[:end].encode()), side="left")) + 1
+        pieces.append((end, upto - done))
+        start, done = end, upto
+    return [*pieces, (len(text), len(token_ends) - done)] if start < len(text) else pieces
 
 
 def is_grapheme_boundary(text: str, offset: int) -> bool:

@@ -93,12 +93,24 @@ def test_a_cut_lies_before_a_user_or_before_an_assistant_with_no_call_open(
         return
     for before, after in pairwise(segments):
         first, last = conversation.messages[after[head]], conversation.messages[before[-1]]
-        assert first.role in ("user", "assistant")
         assert last.role != "user"
+        if first.role == "tool":
+            assert sum(cells[i] for i in _step(conversation, after[head])) > window - fixed - sum(cells[:head])
+            continue
+        assert first.role in ("user", "assistant")
         if first.role == "assistant":
             turn = _since_user(conversation, after[head])
             kinds = Counter(p.kind for m in turn for p in m.parts)
             assert kinds["tool_call"] <= kinds["tool_result"]
+
+
+def _step(conversation: Conversation, at: int) -> list[int]:
+    """The messages around a tool's message, from the assistant's or user's before them to before the next one's."""
+    roles = [m.role for m in conversation.messages]
+    start = max(i for i in range(at) if roles[i] == "assistant" and (i == 0 or roles[i - 1] != "assistant"))
+    while start and roles[start - 1] == "user":
+        start -= 1
+    return list(range(start, len(roles)))
 
 
 def _since_user(conversation: Conversation, end: int) -> list[Any]:
@@ -135,8 +147,15 @@ def test_a_call_that_is_still_open_is_not_cut_off_from_its_result() -> None:
     ]
     conversation = talk(message("user", "Go."), *asked, message("assistant", "Done."))
     assert cut_segments(conversation, [1, 10, 10, 10, 10], 0, 31) == [(0, 1, 2, 3), (4,)]
+
+
+def test_results_that_do_not_fit_beside_their_call_follow_in_the_next_segment() -> None:
+    asked = [message("assistant", call("f", "1", "a"), call("f", "2", "b"))]
+    answered = [message("tool", result("r", "a")), message("tool", result("s", "b"))]
+    conversation = talk(message("user", "Go."), *asked, *answered, message("assistant", "Done."))
+    assert cut_segments(conversation, [1, 10, 12, 12, 5], 0, 25) == [(0, 1, 2), (3, 4)]
     with pytest.raises(RecordError):
-        cut_segments(conversation, [1, 10, 10, 10, 10], 0, 25)
+        cut_segments(conversation, [1, 10, 30, 12, 5], 0, 25)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +163,7 @@ def test_a_call_that_is_still_open_is_not_cut_off_from_its_result() -> None:
     [
         (talk(message("user", "long"), message("assistant", "short")), [50, 1]),
         (talk(message("user", "short"), message("assistant", "long")), [1, 50]),
-        (talk(message("user", "q"), message("assistant", call("f", "1")), message("tool", result("long"))), [1, 5, 40]),
+        (talk(message("user", "q"), message("assistant", call("f", "1")), message("tool", result("long"))), [1, 5, 41]),
         (talk(message("system", "long"), message("user", "q"), message("assistant", "a")), [50, 1, 1]),
         (talk(message("system", "long")), [50]),
         (talk(message("system", "as long as the window"), message("user", "q")), [40, 1]),
@@ -237,6 +256,45 @@ def test_a_message_longer_than_the_window_rejects_its_unit(
     batch = convert(conversation, monkeypatch, max_cells=WINDOW)
     assert [(r["code"], r["stage"]) for r in batch.rejects] == [("exceeds_window", "convert")]
     assert (batch.books[0].outcome, batch.records.num_rows, batch.input_only.num_rows) == ("rejected", 0, 0)
+
+
+LOG = "".join(f"line {i} of the log says état {i * 7919}\n" for i in range(120))
+
+
+@pytest.mark.parametrize("align", ["turns", "thinking+evidence+tools_async"])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_result_longer_than_the_window_goes_on_in_the_next_segment(
+    align: str, lag: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = talk(
+        message("system", "Be brief."),
+        message("user", "Read the logs."),
+        message("assistant", thought("Two logs."), call("read", "{}", "a"), call("read", '{"n": 2}', "b")),
+        message("tool", result(LOG, "a")),
+        message("tool", result("short log", "b")),
+        message("assistant", "Line 3 says 23757."),
+        message("user", "Thanks."),
+        message("assistant", "Any time."),
+    )
+    batch = convert(conversation, monkeypatch, align=align, lag=lag, max_cells=256)
+    records = list(to_json(batch.records))
+    assert batch.rejects == []
+    assert [r["segment"] for r in records] == [{"k": k, "n": len(records)} for k in range(1, len(records) + 1)]
+    assert max(r["rows"] for r in records) <= 256
+    pieces = ["".join(e["text"] for e in r["events"] if e["message"] == 3 and e["kind"] != "header") for r in records]
+    assert "".join(pieces) == LOG
+    assert sum(map(bool, pieces)) > 3
+    last = [
+        [e for e in r["events"] if e["message"] == 3][-1]
+        for r in records
+        if any(e["message"] == 3 for e in r["events"])
+    ]
+    assert [e["interrupted"] for e in last] == [True] * (len(last) - 1) + [False]
+    assert [e["final"] for e in last] == [False] * (len(last) - 1) + [True]
+    said = ["".join(e["text"] for r in records for e in r["events"] if e["message"] == m) for m in (5, 6, 7)]
+    assert said == ["Line 3 says 23757.", "Thanks.", "Any time."]
+    assert record_violations(batch.records) == []
+    assert token_violations(batch.records, batch.tokens, Converter(ConvertConfig()).tokenizer) == []
 
 
 def test_empty_messages_are_noted_in_the_segment_they_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
