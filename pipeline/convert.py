@@ -27,7 +27,7 @@ from pipeline.script import Script, ScriptPolicy, perform
 from pipeline.segments import cut_script, cut_segments, leading, rows_of, segment_of, split_results
 from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
 from pipeline.text import cut_tokens
-from pipeline.timeline import Timeline
+from pipeline.timeline import Timeline, spans_of
 from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer
 
 #: Source units that are converted at a time: so many, or fewer that together hold so many bytes (one may hold more).
@@ -155,7 +155,7 @@ class Converter:
             if longest := self._hopeless(conversation):
                 batch.reject(item.position, "exceeds_window", longest)
                 continue
-            document = _document(item, policy)
+            document = _document(item, policy, self.config.max_cells)
             if not document.timeline.spans:
                 batch.reject(item.position, "empty", "no message of the conversation says anything")
                 continue
@@ -394,14 +394,20 @@ def _refuse_media(told: Sequence[_Told]) -> None:
                     raise RecordError("media", f"message {i} holds {part.text:.120}, which is no text (media: reject)")
 
 
-def _document(item: _Told, policy: AlignSpec) -> Document:
+def _document(item: _Told, policy: AlignSpec, max_cells: int) -> Document:
     conversation = item.conversation
     if item.script is not None and item.timeline is not None:
         clock = ScriptPolicy(item.script)
         return Document(
             conversation, item.timeline, clock, item.ordinal, ms_per_row=item.script.ms_per_row, script=item.script
         )
-    timeline, silent = align(conversation, policy)
+    streams, spans, silent = spans_of(conversation, policy.question)
+    if len(spans) > max_cells:
+        # It will be cut into segments, each aligned by itself: a plan of the whole would be quadratic in its spans.
+        waits: list[tuple[int, ...]] = [()] * len(spans)
+        timeline = Timeline(streams, spans, list(range(len(spans))), [len(s.text) for s in spans], waits)
+    else:
+        timeline, silent = align(conversation, policy)
     return Document(conversation, timeline, policy, item.ordinal, labels=_labels(conversation, silent))
 
 

@@ -134,12 +134,16 @@ class _Columns:
         clock: Clock,
     ) -> None:
         self.documents, self.laid, self.encoded, self.clock = documents, laid, encoded, clock
-        conversations = [conversation_id(d.conversation) for d in documents]
+        # Segments share their conversation, which may be long.
+        known = {id(d.conversation): d.conversation for d in documents}
+        ids = {key: conversation_id(c) for key, c in known.items()}
+        groups = {key: group_of(c) for key, c in known.items()}
+        conversations = [ids[id(d.conversation)] for d in documents]
         #: The columns that records and tokens share.
         self.shared: dict[str, Any] = {
             "id": [record_id(d, c, clock) for d, c in zip(documents, conversations, strict=True)],
             "conversation_id": conversations,
-            "group": [group_of(d.conversation) for d in documents],
+            "group": [groups[id(d.conversation)] for d in documents],
             "streams": [
                 [{"name": s.name, "role": s.role, "slot": s.slot, "direction": s.direction} for s in d.timeline.streams]
                 for d in documents
@@ -199,7 +203,7 @@ class _Columns:
             ],
             "sources": [[source_to_json(s) for s in d.conversation.sources] for d in documents],
             "parts": [_parts(d) for d in documents],
-            "extra": [msgspec.json.encode(d.conversation.extra).decode() for d in documents],
+            "extra": [msgspec.json.encode(d.conversation.extra).decode() if d.k == 1 else "{}" for d in documents],
             "labels": [orjson.dumps(d.labels, option=orjson.OPT_SORT_KEYS).decode() for d in documents],
         }
         return pa.table([_array(columns[f.name], f.type) for f in RECORDS], schema=RECORDS)

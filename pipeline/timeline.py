@@ -6,12 +6,14 @@ and says, per chunk, what it waits for. No rows yet: those are the layout's.
 
 from __future__ import annotations
 
+import heapq
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipeline.conversation import Conversation, Message, Part
+from pipeline.conversation import Conversation, Message
 
 Direction = Literal["input", "output"]
 Kind = Literal["header", "message", "tool_call", "tool_result", "note"]
@@ -158,10 +160,6 @@ def placeholder(reference: str) -> str:
     return f"[{kind[1] if kind else 'media'}]"
 
 
-#: An open call: its ordinal, its id, the index of its message.
-_Open = tuple[int, str | None, int]
-
-
 class _CallBook:
     """Pairs results with calls and gives every answered call a slot, as many as are in flight at once.
 
@@ -173,16 +171,16 @@ class _CallBook:
         self.ordinal: dict[tuple[int, int], int] = {}
         self._results: dict[tuple[int, int], tuple[int | None, str]] = {}
         names: list[str] = []
-        opened: list[_Open] = []
+        opened = _OpenCalls()
         answered: dict[int, tuple[int, int]] = {}
         for m, message in enumerate(messages):
             for p, part in enumerate(message.parts):
                 if part.kind == "tool_call":
                     self.ordinal[m, p] = len(names)
-                    opened.append((len(names), part.call_id, m))
+                    opened.add(len(names), part.call_id, m)
                     names.append(part.name or "")
                 elif part.kind == "tool_result":
-                    call = _pair(opened, part)
+                    call = opened.take(part.call_id)
                     self._results[m, p] = (
                         call,
                         part.name or message.name or (names[call] if call is not None else "tool"),
@@ -197,35 +195,63 @@ class _CallBook:
         return call, self._slot.get(call, 0) if call is not None else 0, name
 
 
-def _pair(opened: list[_Open], part: Part) -> int | None:
-    if part.call_id is not None:
-        matching = [i for i, (_, call_id, _) in enumerate(opened) if call_id == part.call_id]
-        chosen = matching[-1:] or _first_of_latest(
-            [i for i, (_, call_id, _) in enumerate(opened) if call_id is None], opened
-        )
-    else:
-        chosen = _first_of_latest(list(range(len(opened))), opened)
-    return opened.pop(chosen[0])[0] if chosen else None
+class _OpenCalls:
+    """The calls that no result has answered yet; every call is looked at a bounded number of times."""
 
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        self._by_id: dict[str, list[int]] = {}
+        #: Calls by the message they are in, the latest last; of all, and of those without an id.
+        self._all: list[tuple[int, deque[int]]] = []
+        self._nameless: list[tuple[int, deque[int]]] = []
 
-def _first_of_latest(candidates: list[int], opened: list[_Open]) -> list[int]:
-    if not candidates:
-        return []
-    latest = opened[candidates[-1]][2]
-    return [i for i in candidates if opened[i][2] == latest][:1]
+    def add(self, ordinal: int, call_id: str | None, message: int) -> None:
+        self._open.add(ordinal)
+        if call_id is not None:
+            self._by_id.setdefault(call_id, []).append(ordinal)
+        for calls in (self._all,) if call_id is not None else (self._all, self._nameless):
+            if not calls or calls[-1][0] != message:
+                calls.append((message, deque()))
+            calls[-1][1].append(ordinal)
+
+    def take(self, call_id: str | None) -> int | None:
+        """The call that a result with this id answers, which is then no longer open; None if there is none."""
+        if call_id is None:
+            call = self._first_of_latest(self._all)
+        else:
+            same = self._by_id.get(call_id, [])
+            while same and same[-1] not in self._open:
+                same.pop()
+            call = same[-1] if same else self._first_of_latest(self._nameless)
+        if call is not None:
+            self._open.discard(call)
+        return call
+
+    def _first_of_latest(self, calls: list[tuple[int, deque[int]]]) -> int | None:
+        while calls:
+            latest = calls[-1][1]
+            while latest and latest[0] not in self._open:
+                latest.popleft()
+            if latest:
+                return latest[0]
+            calls.pop()
+        return None
 
 
 def _slots(
     messages: Sequence[Message], ordinal: dict[tuple[int, int], int], answered: dict[int, tuple[int, int]]
 ) -> dict[int, int]:
     slot: dict[int, int] = {}
-    busy: set[int] = set()
+    free: list[int] = []
+    made = 0
     ends = {where: call for call, where in answered.items()}
     for m, message in enumerate(messages):
         for p in range(len(message.parts)):
             if (call := ordinal.get((m, p))) is not None and call in answered:
-                slot[call] = next(i for i in range(len(busy) + 1) if i not in busy)
-                busy.add(slot[call])
+                if not free:
+                    heapq.heappush(free, made)
+                    made += 1
+                slot[call] = heapq.heappop(free)
             elif (m, p) in ends:
-                busy.discard(slot[ends[m, p]])
+                heapq.heappush(free, slot[ends[m, p]])
     return slot

@@ -307,3 +307,19 @@ def test_empty_messages_are_noted_in_the_segment_they_stand_in(monkeypatch: pyte
     noted = [orjson.loads(r["labels"]).get("empty_messages", []) for r in to_json(batch.records)]
     assert sorted(i for found in noted for i in found) == [2, 5, 8, 11]
     assert batch.counts.empty_messages == 4
+
+
+def test_the_sources_extra_stands_in_the_first_segment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = convert(Conversation(LONG.messages, extra={"reward": 1}), monkeypatch, max_cells=WINDOW)
+    found = [orjson.loads(r["extra"]) for r in sorted(to_json(batch.records), key=lambda r: r["segment"]["k"])]
+    assert found == [{"reward": 1}, *[{}] * (len(found) - 1)]
+    assert len(found) > 1
+
+
+def test_a_conversation_of_more_messages_than_the_window_has_cells_is_cut_without_a_plan_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = [m for i in range(300) for m in (message("user", f"q{i}"), message("assistant", f"a{i}"))]
+    batch = convert(talk(*turns), monkeypatch, max_cells=WINDOW)
+    said = [e["text"] for r in to_json(batch.records) for e in r["events"]]
+    assert said == [p.text for m in turns for p in m.parts]
