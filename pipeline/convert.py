@@ -478,7 +478,7 @@ def _segment(
         return cut_tokens(document.timeline.spans[span].text, encoded.ends[low:high], size)
 
     whole = split_results(conversation, cells, room, cut_text)
-    segments = cut_segments(whole.conversation, whole.cells, fixed, config.max_cells)
+    segments = cut_segments(whole.conversation, whole.cells, fixed, config.max_cells, whole.origin)
     pieces = []
     for k, chosen in enumerate(segments, 1):
         told = segment_of(whole.conversation, chosen)

@@ -19,12 +19,19 @@ def leading(conversation: Conversation) -> int:
     return next((i for i, m in enumerate(conversation.messages) if m.role != "system"), len(conversation.messages))
 
 
-def cut_segments(conversation: Conversation, cells: Sequence[int], fixed: int, max_cells: int) -> list[tuple[int, ...]]:
+def cut_segments(
+    conversation: Conversation,
+    cells: Sequence[int],
+    fixed: int,
+    max_cells: int,
+    origin: Sequence[int] | None = None,
+) -> list[tuple[int, ...]]:
     """The message indices of each segment, the repeated ones first.
 
     ``cells[i]`` are the cells of message ``i``; ``fixed`` those of the tool definitions, which every segment holds. Cuts
     lie before a user's turn where that is enough, else before an assistant's message that no call is open at, else before a
-    tool's message. Raises RecordError (``exceeds_window``) if a piece that cannot be cut is longer than ``max_cells``.
+    tool's message, and always between pieces of one message (those of one ``origin``, see ``Expanded``). Raises
+    RecordError (``exceeds_window``) if a piece that cannot be cut is longer than ``max_cells``.
     """
     head = leading(conversation)
     room = max_cells - fixed - sum(cells[:head])
@@ -40,7 +47,8 @@ def cut_segments(conversation: Conversation, cells: Sequence[int], fixed: int, m
                     "exceeds_window",
                     f"messages {piece[0]} to {piece[-1]} need {piece_size} cells, {max(room, 0)} are left of {max_cells}",
                 )
-            if not segments or size + piece_size > room:
+            again = origin is not None and segments and origin[segments[-1][-1]] == origin[piece[0]]
+            if not segments or again or size + piece_size > room:
                 segments.append([])
                 size = 0
             segments[-1].extend(piece)

@@ -261,6 +261,19 @@ def test_a_message_longer_than_the_window_rejects_its_unit(
 LOG = "".join(f"line {i} of the log says état {i * 7919}\n" for i in range(120))
 
 
+@pytest.mark.parametrize("lines", [*range(20, 40), 90])
+def test_pieces_of_one_result_never_share_a_segment(lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = "".join(f"{i}\n" for i in range(lines * 8))
+    asked = message("assistant", call("read", "{}", "a"))
+    batch = convert(talk(message("user", "Go."), asked, message("tool", result(log, "a"))), monkeypatch, max_cells=256)
+    assert batch.rejects == []
+    assert record_violations(batch.records) == []
+    told = [
+        e["text"] for r in to_json(batch.records) for e in r["events"] if e["message"] == 2 and e["kind"] != "header"
+    ]
+    assert "".join(told) == log
+
+
 @pytest.mark.parametrize("align", ["turns", "thinking+evidence+tools_async"])
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_result_longer_than_the_window_goes_on_in_the_next_segment(
