@@ -21,7 +21,7 @@ class _Section(BaseModel):
 class SourceConfig(_Section):
     """One input corpus: a file, folder or glob, or a Hub data set."""
 
-    path: str | None = Field(None, description="file, folder or glob; relative to the configuration file")
+    path: str | None = Field(None, description="file, folder, glob or archive, relative to the configuration file; or a URL")
     dataset: str | None = Field(None, description="Hub data set, owner/name")
     config: str | None = Field(None, description="configuration of the Hub data set")
     split: str = Field("train", description="split of the Hub data set")
@@ -31,7 +31,7 @@ class SourceConfig(_Section):
         "auto",
         description="a format (multistream formats lists them), with options as in message_tree:paths=first; or auto",
     )
-    license: str | None = Field(None, description="SPDX expression")
+    license: str | None = Field(None, description="SPDX expression; default: of the licence text found beside the data")
     limit: int | None = Field(None, ge=1, description="take only the first so many units of each file")
 
     @field_validator("format")

@@ -6,10 +6,11 @@ Nothing here is computed as a difference: every side is counted, and the counts 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConservationError
@@ -37,6 +38,55 @@ def _record_pointers(path: Path) -> Counter[Pointer]:
                 (s["corpus"], s["path"], s["index"]) for row in batch.column("sources").to_pylist() for s in row
             )
     return found
+
+
+class _Joined(msgspec.Struct):
+    unit: msgspec.Raw
+    joined: msgspec.Raw
+
+
+def recount_ingest(units: Sequence[Path], rejects: Sequence[Path], counters: Mapping[str, Any]) -> dict[str, int]:
+    """Recounts the units of an ingestion, the values that they are made of, and its rejects, against its counters.
+
+    A unit holds one value; that of a whole file as many as its list has; that of a join one more where one was joined.
+    Raises ConservationError.
+    """
+    found: Counter[str] = Counter(out=0, rejected=0, values=0, joined=0)
+    for path in units:
+        found.update(_values_of(path))
+    found["rejected"] = sum(pq.read_metadata(path).num_rows for path in rejects)
+    expected = {
+        "out": counters["out"],
+        "rejected": counters["rejected"],
+        "joined": counters["joined"],
+        "values": counters["values"] + counters["joined_again"] - counters["joined"] - counters["rejected_values"],
+    }
+    for name, count in expected.items():
+        if found[name] != count:
+            raise ConservationError(f"ingest: {count} {name} by the counters, {found[name]} on disk")
+    return dict(found)
+
+
+def _values_of(path: Path) -> Counter[str]:
+    """How many units a shard holds, the values in them, and those of companions that were joined."""
+    from converters import CONVERTERS
+
+    counts: Counter[str] = Counter()
+    file = pq.ParquetFile(path)
+    formats = {f for batch in file.iter_batches(columns=["format"]) for f in batch.column(0).unique().to_pylist()}
+    kinds = {f: CONVERTERS[f.partition(":")[0]].UNIT for f in formats}
+    rows = file.metadata.num_rows
+    counts["out"] = rows
+    if set(kinds.values()) == {"record"}:
+        counts["values"] = rows
+        return counts
+    lists, pairs = msgspec.json.Decoder(list[msgspec.Raw]), msgspec.json.Decoder(_Joined)
+    for batch in file.iter_batches(16, columns=["format", "raw"]):
+        for format_, raw in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+            kind = kinds[format_]
+            counts["values"] += len(lists.decode(raw)) if kind == "file" else 1
+            counts["joined"] += kind == "join" and bytes(pairs.decode(raw).joined) != b"null"
+    return counts
 
 
 def recount_convert(ingest: Path, convert: Path) -> dict[str, int]:
@@ -122,7 +172,9 @@ def id_sum(paths: list[Path]) -> tuple[int, int]:
     return count, total
 
 
-def recount_dataset(inputs: list[tuple[str, list[Path]]], dataset: Path, unanswered: Sequence[Path] = ()) -> dict[str, int]:
+def recount_dataset(
+    inputs: list[tuple[str, list[Path]]], dataset: Path, unanswered: Sequence[Path] = ()
+) -> dict[str, int]:
     """Recounts the shuffled and split data set against the shards it was made of, records and tokens alike.
 
     ``inputs``: name of each input stage and its record shards; ``unanswered``: the shards of conversations without an
@@ -142,7 +194,9 @@ def recount_dataset(inputs: list[tuple[str, list[Path]]], dataset: Path, unanswe
     kept = id_sum(sorted((dataset / INPUT_ONLY).glob("records-*.parquet")))
     counts[INPUT_ONLY] = kept[0]
     if kept != id_sum(list(unanswered)):
-        raise ConservationError(f"dataset: {id_sum(list(unanswered))[0]} conversations without an answer in, {kept[0]} out")
+        raise ConservationError(
+            f"dataset: {id_sum(list(unanswered))[0]} conversations without an answer in, {kept[0]} out"
+        )
     if counts["train"] + counts["test"] != expected[0]:
         raise ConservationError(f"dataset: {expected[0]} records in, {counts['train']} + {counts['test']} out")
     return counts

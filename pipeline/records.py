@@ -18,13 +18,10 @@ import xxhash
 from pipeline.alignment import VERSION as ALIGNMENT_VERSION
 from pipeline.conversation import Conversation, RecordError, conversation_id, group_of, source_to_json
 from pipeline.layout import Events, lay_out
-from pipeline.script import Script
+from pipeline.script import MAX_STREAMS, Script
 from pipeline.tables import LOSS_END_UNTRAINED, LOSS_TARGET, RECORD_SCHEMA_ID, RECORDS, TOKENS, TOKENS_SCHEMA_ID
 from pipeline.timeline import Span, Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, metadata
-
-#: Streams and slots are counted in one byte.
-MAX_STREAMS = 256
 
 
 class Policy(Protocol):
@@ -43,7 +40,8 @@ class Document:
 
     ``conversation`` is the whole conversation, also where the timeline holds segment ``k`` of ``n``; ``ordinal`` counts
     the conversations of one source unit; ``messages`` maps the timeline's message indices to the conversation's.
-    ``told`` is what the timeline was made of, where that is not the whole. ``ms_per_row`` and ``script`` are set where the source has streams and times of its own.
+    ``told`` is what the timeline was made of, where that is not the whole.
+    ``ms_per_row`` and ``script`` are set where the source has streams and times of its own.
     """
 
     conversation: Conversation

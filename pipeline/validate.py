@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import folders, leaks
 from pipeline.checks import record_violations, token_violations
-from pipeline.conservation import recount_convert, recount_dataset
+from pipeline.conservation import recount_convert, recount_dataset, recount_ingest
 from pipeline.errors import ConservationError, InputError
 from pipeline.manifest import damaged, read_manifest
 from pipeline.records import to_json
@@ -93,7 +93,9 @@ def _books(path: Path, report: Report) -> None:
                 report.fail("files", str(stage), problem)
     ingest, convert, dataset = path / folders.INGEST, path / folders.CONVERT, path / folders.DATASET
     try:
-        if read_manifest(ingest) and read_manifest(convert):
+        if (read := read_manifest(ingest)) is not None:
+            recount_ingest(read.paths(ingest, "units-"), read.paths(ingest, "rejects-"), read.counters)
+        if read is not None and read_manifest(convert):
             report.checked["books"] += recount_convert(ingest, convert)["in"]
         if read_manifest(dataset) and read_manifest(convert):
             inputs = [

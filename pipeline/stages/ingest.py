@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,37 +10,30 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.companions import Candidate, find_candidates
+from pipeline.conservation import recount_ingest
+from pipeline.containers.places import Place, RemoteFile
 from pipeline.convert import reject_row
 from pipeline.errors import InputError
-from pipeline.ingest import Unit, hub_units, read_units, sniff
+from pipeline.ingest import RAW_LIMIT
+from pipeline.licenses import Found, license_beside
+from pipeline.listing import InputFile as InputFile
+from pipeline.listing import InputSource as InputSource
+from pipeline.listing import find_files
+from pipeline.listing import list_files as list_files
 from pipeline.manifest import Output, Result, balance, output_of, run_stage, sha256_file
+from pipeline.reading import SAMPLE as SAMPLE
+from pipeline.reading import Input, Item, Reader, input_of_file, input_of_hub
 from pipeline.shards import TableWriter
 from pipeline.tables import REJECTS, UNITS
 
-STAGE, VERSION = "ingest", 1
+STAGE, VERSION = "ingest", 2
 
-#: Units that are looked at to tell a file's format.
-SAMPLE = 64
-
-_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".traj")
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
+#: Names of ignored files that the manifest holds; it has the number of all.
+MOST_IGNORED = 100
 
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class InputSource:
-    """One input: a file, folder or glob (``path``), or a Hub data set (``dataset``)."""
-
-    path: str | None = None
-    dataset: str | None = None
-    config: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    corpus: str | None = None
-    format: str = "auto"
-    license: str | None = None
-    limit: int | None = None
+Pointer = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,57 +45,6 @@ class IngestConfig:
     shard_bytes: int = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """A file of an input, with the path that its units' pointers hold."""
-
-    path: Path
-    pointer: str
-    corpus: str
-    source: InputSource
-
-
-def list_files(source: InputSource, base: Path) -> list[InputFile]:
-    """The files of an input, sorted. ``base`` is what relative paths are relative to. Raises InputError."""
-    assert source.path is not None
-    files = _find(source, base / source.path)
-    for file in files:
-        try:
-            f"{file.corpus}/{file.pointer}".encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{str(file.path)!a} has a name that is not UTF-8; rename it") from None
-    return files
-
-
-def _find(source: InputSource, path: Path) -> list[InputFile]:
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and _is_data(p))
-        if not found:
-            raise InputError(f"{path} holds no data file ({', '.join(_SUFFIXES)}, plain or packed)")
-        return [
-            InputFile(p, p.relative_to(path).as_posix(), source.corpus or path.resolve().name, source) for p in found
-        ]
-    if any(mark in (source.path or "") for mark in "*?[") and not path.is_file():
-        found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
-        if not found:
-            raise InputError(f"no file matches {path}")
-        root = path
-        while any(mark in root.as_posix() for mark in "*?["):
-            root = root.parent
-        return [
-            InputFile(p, p.relative_to(root).as_posix(), source.corpus or p.resolve().parent.name, source)
-            for p in found
-        ]
-    if not path.exists():
-        raise InputError(f"{path} is not there")
-    return [InputFile(path, path.name, source.corpus or path.resolve().parent.name, source)]
-
-
-def _is_data(path: Path) -> bool:
-    suffixes = [s for s in path.suffixes if s not in _PACKED]
-    return bool(suffixes) and suffixes[-1] in _SUFFIXES
-
-
 def ingest_stage(
     sources: Sequence[InputSource],
     base: Path,
@@ -113,38 +53,90 @@ def ingest_stage(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Writes ``units-*.parquet`` (and rejects for units over the size limit). Units read = units written + rejected."""
-    files = [file for source in sources if source.path is not None for file in list_files(source, base)]
+    """Writes ``units-*.parquet``, and ``rejects-*.parquet`` for what cannot be used. Units in = units out + rejected.
+
+    Raises InputError where a file that was named alone cannot be read, or where nothing at all can be used.
+    """
+    listings = [find_files(source, base) for source in sources if source.path is not None]
+    files = [file for listing in listings for file in listing.files]
     hub = [source for source in sources if source.dataset is not None]
     if not files and not hub:
         raise InputError("no input is named")
-    seen: dict[tuple[str, str], Path] = {}
-    for file in files:
-        if (other := seen.setdefault((file.corpus, file.pointer), file.path)) != file.path:
-            raise InputError(
-                f"{file.path} and {other} would have one pointer, {file.corpus}/{file.pointer}: give them corpus names"
-            )
-    inputs = {f"{file.corpus}/{file.pointer}": _digest(file.path) for file in files}
-    inputs |= {f"hub:{s.dataset}/{s.config or 'default'}/{s.split}": _hub_revision(s) for s in hub}
+    _refuse_twins(files)
+    candidates = find_candidates(files)
+    digests = _digests(files, [c for found in candidates.values() for c in found])
+    digests |= {f"hub:{s.dataset}/{s.config or 'default'}/{s.split}": _hub_revision(s) for s in hub}
+    licenses, found_licenses = _licenses(files)
     settings: dict[str, Any] = {
         "max_unit_bytes": config.max_unit_bytes,
         "shard_units": config.shard_units,
         "shard_bytes": config.shard_bytes,
-        "sources": [[f.corpus, f.pointer, f.source.format, f.source.license, f.source.limit] for f in files]
+        "sources": [
+            [s.format, s.limit, [[f.corpus, f.pointer, licenses[f.corpus, f.pointer]] for f in files if f.source is s]]
+            for s in sources
+            if s.path is not None
+        ]
         + [["hub", s.dataset, s.config, s.split, s.corpus, s.format, s.license, s.limit] for s in hub],
     }
+    ignored = [name for listing in listings for name in listing.ignored]
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
-        return _ingest(files, hub, directory, config, progress)
+        inputs = [
+            input_of_file(
+                f, licenses[f.corpus, f.pointer], candidates.get((f.corpus, f.pointer), ()), config.max_unit_bytes
+            )
+            for f in files
+        ]
+        inputs += map(input_of_hub, hub)
+        outputs, counters, notes = _ingest(inputs, directory, config, progress)
+        notes["ignored"] = {"count": len(ignored), "names": ignored[:MOST_IGNORED]}
+        notes["licenses"] = found_licenses
+        read = {f"{f.corpus}/{f.pointer}": f.path.read for f in files if isinstance(f.path, RemoteFile)}
+        notes["sha256"] = {name: found["sha256"] for name, found in read.items() if found}
+        return outputs, counters, notes
 
-    return run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
+    return run_stage(directory, STAGE, VERSION, settings, digests, work, fresh)
 
 
-def _digest(path: Path) -> str:
+def _refuse_twins(files: Sequence[InputFile]) -> None:
+    seen: dict[Pointer, InputFile] = {}
+    for file in files:
+        other = seen.setdefault((file.corpus, file.pointer), file)
+        if other is file:
+            continue
+        pointer = f"{file.corpus}/{file.pointer}"
+        if str(other.path) == str(file.path):
+            raise InputError(f"{file.path} is there twice, so its records would have one pointer, {pointer}")
+        raise InputError(f"{file.path} and {other.path} would have one pointer, {pointer}: give them corpus names")
+
+
+def _digests(files: Sequence[InputFile], companions: Sequence[Candidate]) -> dict[str, str]:
+    """What tells the files' contents: sha256 on a disk, at a URL what its server says; of an archive as a whole."""
+    found: dict[str, str] = {}
+    for file in files:
+        name = f"{file.corpus}/{file.container_pointer}"
+        if name not in found:
+            found[name] = _digest(file.container, file.alone)
+    for candidate in companions:
+        if candidate.listed is None:
+            found["/".join(candidate.pointer)] = _digest(candidate.place, alone=True)
+    return found
+
+
+def _digest(place: Place, alone: bool) -> str:
     try:
-        return sha256_file(path)
+        if isinstance(place, RemoteFile):
+            return place.identity()
+        assert isinstance(place, Path)
+        return sha256_file(place)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        if alone:
+            raise InputError(f"{place} cannot be read: {error.strerror}") from error
+        return "unreadable"
+    except InputError:
+        if alone:
+            raise
+        return "unreadable"
 
 
 def _hub_revision(source: InputSource) -> str:
@@ -158,74 +150,120 @@ def _hub_revision(source: InputSource) -> str:
         raise InputError(f"Hub data set {source.dataset!r} cannot be reached: {str(error).splitlines()[0]}") from error
 
 
+def _licenses(files: Sequence[InputFile]) -> tuple[dict[Pointer, str | None], dict[str, dict[str, Any]]]:
+    """The licence of each file: what its source says, else what stands beside it; and the texts that were found."""
+    known: dict[str, Found] = {}
+    licenses: dict[Pointer, str | None] = {}
+    texts: dict[str, dict[str, Any]] = {}
+    for file in files:
+        spdx = file.source.license
+        if spdx is None:
+            spdx, text = license_beside(file, known)
+            if text is not None:
+                texts.setdefault(text, {"license": spdx, "files": 0})["files"] += 1
+        licenses[file.corpus, file.pointer] = spdx
+    return licenses, texts
+
+
 def _ingest(
-    files: Sequence[InputFile],
-    hub: Sequence[InputSource],
-    directory: Path,
-    config: IngestConfig,
-    progress: Progress | None,
-) -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
-    writer = _UnitWriter(directory, config)
-    formats: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    streams = [(f.corpus, f.pointer, f.source, read_units(f.path, config.max_unit_bytes)) for f in files]
-    streams += [
-        (s.corpus or s.dataset.replace("/", "__"), s.split, s, hub_units(s.dataset, s.config, s.split, s.revision))
-        for s in hub
-        if s.dataset is not None
-    ]
+    inputs: Sequence[Input], directory: Path, config: IngestConfig, progress: Progress | None
+) -> tuple[list[Output], Mapping[str, Any], dict[str, Any]]:
     rejects = directory / "rejects-00000.parquet"
+    reader, books, writer = Reader(inputs, config.max_unit_bytes), _Books(), _UnitWriter(directory, config)
     with TableWriter.several({rejects: REJECTS}, optional={rejects}) as write:
-        for corpus, pointer, source, units in streams:
-            units = itertools.islice(units, source.limit)
-            head = list(itertools.islice(units, SAMPLE))
-            format_ = formats[f"{corpus}/{pointer}"] = _format_of(f"{corpus}/{pointer}", source.format, head)
-            for unit in itertools.chain(head, units):
-                counts["read"] += 1
-                row = {
-                    "corpus": corpus, "path": pointer, "index": unit.index, "format": format_,
-                    "license": source.license, "key": unit.key, "sha256": unit.sha256, "raw": unit.raw,
-                }  # fmt: skip
-                if unit.too_large:
-                    message = f"{unit.too_large} bytes, the limit is {config.max_unit_bytes}"
-                    reject = reject_row({**row, "bytes": unit.too_large}, STAGE, "too_large", message)
-                    write(rejects, pa.Table.from_pylist([reject], schema=REJECTS))
-                    counts["too_large"] += 1
+        refused = _RejectWriter(lambda table: write(rejects, table))
+        for thing in inputs:
+            taken = 0
+            for item in reader.read(thing):
+                if item.code:
+                    books.reject(item)
+                    refused.add(item)
                 else:
-                    writer.add(row, len(unit.raw))
+                    writer.add(item)
+                    if item.values == 1 and not item.joined:
+                        taken += 1
+                    else:
+                        books.take(item)
                 if progress:
                     progress(1)
+            books.take_records(taken)
+        refused.close()
         outputs = writer.close()
-    rejected = counts["too_large"]
-    if rejected:
-        outputs.append(output_of(rejects, directory, rejected))
-    written = sum(o.rows or 0 for o in outputs if o.path.startswith("units-"))
-    balance(STAGE, total=counts["read"], units=written, rejected=rejected)
-    counters = {
-        "in": counts["read"],
-        "out": written,
-        "rejected": rejected,
-        "reject_reasons": {"too_large": rejected} if rejected else {},
+        counts = books.counts
+        counts["out"] = sum(o.rows or 0 for o in outputs)
+        if not counts["out"]:
+            raise InputError(
+                f"nothing in the inputs can be used: {counts['rejected']} rejected; the first: {books.first}"
+            )
+    if counts["rejected"]:
+        outputs.append(output_of(rejects, directory, counts["rejected"]))
+    balance(STAGE, total=counts["in"], units=counts["out"], rejected=counts["rejected"])
+    counters: dict[str, Any] = {
+        name: counts[name] for name in ("in", "out", "rejected", "values", "joined", "joined_again", "rejected_values")
     }
-    return outputs, counters, {"formats": formats}
+    counters["reject_reasons"] = dict(books.reasons.most_common())
+    recount_ingest(
+        [directory / o.path for o in outputs if o.path.startswith("units-")],
+        [directory / o.path for o in outputs if o.path.startswith("rejects-")],
+        counters,
+    )
+    return outputs, counters, {"formats": reader.formats, "companions": reader.companions}
 
 
-def _format_of(pointer: str, wanted: str, head: Sequence[Unit]) -> str:
-    from converters import CONVERTERS, detect_format
+class _Books:
+    """What was read and what became of it, counted one item at a time."""
 
-    if wanted != "auto":
-        return wanted
-    values = sniff(head)
-    if not values:
-        raise InputError(f"{pointer}: none of its first {len(head)} records is JSON")
-    found = detect_format(values)
-    if found is None:
-        first = values[0]
-        shape = f"keys {', '.join(list(first)[:12])}" if isinstance(first, dict) else f"a {type(first).__name__}"
-        raise InputError(
-            f"{pointer}: no known format (its first record has {shape}); name one with --format: {', '.join(CONVERTERS)}"
-        )
-    return found
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        #: The first reject, for a message.
+        self.first = ""
+
+    def take_records(self, count: int) -> None:
+        """Books units of one value each."""
+        self.counts["in"] += count
+        self.counts["values"] += count
+
+    def take(self, item: Item) -> None:
+        """Books a unit of several values."""
+        self.counts["in"] += 1
+        self.counts["values"] += item.values + (item.joined and not item.again)
+        self.counts["joined"] += item.joined
+        self.counts["joined_again"] += item.again
+
+    def reject(self, item: Item) -> None:
+        """Books what cannot be used."""
+        self.first = self.first or f"{item.input.name}: {item.message}"
+        self.reasons[item.code] += 1
+        self.counts["in"] += 1
+        self.counts["rejected"] += 1
+        self.counts["values"] += item.values
+        self.counts["rejected_values"] += item.values
+
+
+class _RejectWriter:
+    """Writes reject rows, many at a time."""
+
+    def __init__(self, write: Callable[[pa.Table], None]) -> None:
+        self._write = write
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    def add(self, item: Item) -> None:
+        unit = item.unit
+        row = {
+            "corpus": item.input.corpus, "path": item.input.pointer, "index": unit.index, "license": item.input.license,
+            "sha256": unit.sha256, "raw": unit.raw, "bytes": unit.too_large or len(unit.raw),
+        }  # fmt: skip
+        self._rows.append(reject_row(row, STAGE, item.code, item.message))
+        self._bytes += min(len(unit.raw), RAW_LIMIT)
+        if len(self._rows) >= 256 or self._bytes >= 1 << 22:
+            self.close()
+
+    def close(self) -> None:
+        """Writes what is waiting."""
+        self._write(pa.Table.from_pylist(self._rows, schema=REJECTS))
+        self._rows, self._bytes = [], 0
 
 
 class _UnitWriter:
@@ -233,25 +271,40 @@ class _UnitWriter:
 
     def __init__(self, directory: Path, config: IngestConfig) -> None:
         self._directory, self._config = directory, config
-        self._rows: list[dict[str, Any]] = []
+        self._items: list[Item] = []
         self._bytes = 0
         self._outputs: list[Output] = []
 
-    def add(self, row: dict[str, Any], size: int) -> None:
-        self._rows.append(row)
-        self._bytes += size
-        if len(self._rows) >= self._config.shard_units or self._bytes >= self._config.shard_bytes:
+    def add(self, item: Item) -> None:
+        self._items.append(item)
+        self._bytes += len(item.unit.raw)
+        if len(self._items) >= self._config.shard_units or self._bytes >= self._config.shard_bytes:
             self._flush()
 
     def _flush(self) -> None:
         path = self._directory / f"units-{len(self._outputs):05d}.parquet"
         with TableWriter.several({path: UNITS}) as write:
-            for start in range(0, len(self._rows), 256):
-                write(path, pa.Table.from_pylist(self._rows[start : start + 256], schema=UNITS))
-        self._outputs.append(output_of(path, self._directory, len(self._rows)))
-        self._rows, self._bytes = [], 0
+            for start in range(0, len(self._items), 256):
+                write(path, _table(self._items[start : start + 256]))
+        self._outputs.append(output_of(path, self._directory, len(self._items)))
+        self._items, self._bytes = [], 0
 
     def close(self) -> list[Output]:
-        if self._rows:
+        """Writes the last shard; all of them."""
+        if self._items:
             self._flush()
         return self._outputs
+
+
+def _table(items: Sequence[Item]) -> pa.Table:
+    columns: dict[str, list[Any]] = {
+        "corpus": [item.input.corpus for item in items],
+        "path": [item.input.pointer for item in items],
+        "index": [item.unit.index for item in items],
+        "format": [item.format for item in items],
+        "license": [item.input.license for item in items],
+        "key": [item.unit.key for item in items],
+        "sha256": [item.unit.sha256 for item in items],
+        "raw": [item.unit.raw for item in items],
+    }
+    return pa.table([pa.array(columns[field.name], field.type) for field in UNITS], schema=UNITS)

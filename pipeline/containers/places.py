@@ -1,0 +1,264 @@
+"""Where the bytes of a file are: on a disk (a ``pathlib.Path``), at a URL, or nowhere. Archive members are in ``archives``."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from pipeline.containers.units import CHUNK, in_one_line
+from pipeline.errors import InputError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+_ONLY_WHOLE = "its server sends files only as a whole, but this one must be read in parts: download it first"
+
+#: What file systems call the version of a file, in ``fsspec``'s ``info``.
+_VERSIONS = (
+    "ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "Digest", "Last-Modified", "LastModified", "last_modified",
+    "updated", "mtime", "created",
+)  # fmt: skip
+
+
+class Place(Protocol):
+    """A file that can be opened; ``str()`` of it is what messages call it. A ``Path`` is one."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        """Its bytes from the start, to be read in order."""
+
+
+class Filled(io.RawIOBase):
+    """A stream whose reads are as long as asked for, except at the end: what ``BufferedReader`` needs to peek far."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        filled = 0
+        while filled < len(view) and not self._ended:
+            data = self.pull(len(view) - filled)
+            self._ended = not data
+            view[filled : filled + len(data)] = data
+            filled += len(data)
+        return filled
+
+    def pull(self, size: int) -> bytes:
+        """At most ``size`` bytes; b"" at the end."""
+        data: bytes = self._stream.read(size)
+        return data
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def open_place(place: Place) -> io.BufferedReader[Any]:
+    """Opens a place to be read in order, with room to peek."""
+    if isinstance(place, Path):
+        return io.BufferedReader(io.FileIO(place), CHUNK)
+    stream = place.open("rb")
+    return stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(Filled(stream), CHUNK)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A file of which it is known already that it cannot be read."""
+
+    title: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.title)
+
+    def __str__(self) -> str:
+        return self.title
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        raise InputError(self.reason)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file behind an ``fsspec`` file system. ``read`` gets the ``sha256`` of what was read from its start to its end."""
+
+    url: str
+    system: Any = field(compare=False, repr=False)
+    path: str
+    read: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(urlsplit(self.url).path.rstrip("/"))
+
+    def __str__(self) -> str:
+        return self.url
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        options = {"block_size": 0} if _is_http(self.system) else {}
+        return io.BufferedReader(_Remote(self, self._handle(options), hashing=True), CHUNK)
+
+    def open_seekable(self) -> IO[bytes]:
+        """The file to be read at any place; raises InputError where its server sends it only as a whole."""
+        handle = self._handle({})
+        if not handle.seekable():
+            raise InputError(f"{self.url}: {_ONLY_WHOLE}")
+        return io.BufferedReader(_Remote(self, handle, hashing=False), CHUNK)
+
+    def _handle(self, options: dict[str, Any]) -> Any:
+        with _one_line(self.url):
+            return self.system.open(self.path, "rb", **options)
+
+    def identity(self) -> str:
+        """What its server says its version is, with its size; else the sha256 of its bytes, which are read for it."""
+        with _one_line(self.url):
+            info = self.system.info(self.path)
+        if named := {key: str(info[key]) for key in _VERSIONS if info.get(key) is not None}:
+            return " ".join([f"size={info.get('size')}", *(f"{k}={v}" for k, v in named.items())])
+        with open_place(self) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def beside(self, relative: str) -> RemoteFile | None:
+        """The file at a path relative to this one's folder, where there is one."""
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.path), relative))
+        return self.at(path) if self._exists(path) else None
+
+    def at(self, path: str) -> RemoteFile:
+        """Another file of the same file system."""
+        return RemoteFile(self.system.unstrip_protocol(path), self.system, path)
+
+    def siblings(self, folder: str) -> list[RemoteFile]:
+        """The files of a folder, as far as its server lists them: over HTTP none are looked for."""
+        if _is_http(self.system):
+            return []
+        with _one_line(self.url):
+            found = self.system.ls(folder, detail=True)
+        return [self.at(entry["name"]) for entry in found if entry.get("type") == "file"]
+
+    def _exists(self, path: str) -> bool:
+        with _one_line(self.url):
+            return bool(self.system.exists(path))
+
+
+class _Remote(Filled):
+    """A remote file as a raw stream whose errors are InputErrors of one line."""
+
+    def __init__(self, place: RemoteFile, handle: Any, hashing: bool) -> None:
+        super().__init__(handle)
+        self._place, self._digest = place, hashlib.sha256() if hashing else None
+
+    def pull(self, size: int) -> bytes:
+        with _one_line(self._place.url):
+            data: bytes = self._stream.read(size)
+        if self._digest is not None:
+            self._digest.update(data)
+            if not data:
+                self._place.read["sha256"] = self._digest.hexdigest()
+        return data
+
+    def seekable(self) -> bool:
+        return self._digest is None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._ended = False
+        with _one_line(self._place.url):
+            self._stream.seek(offset, whence)
+            return int(self._stream.tell())
+
+    def tell(self) -> int:
+        return int(self._stream.tell())
+
+
+class _one_line:
+    """Whatever a file system raises becomes an InputError of one line that names the URL."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, InputError):
+            return
+        if isinstance(error, FileNotFoundError):
+            raise InputError(f"{self._url} is not there") from error
+        said = in_one_line(error)
+        if isinstance(error, ValueError) and "range requests" in said:
+            raise InputError(f"{self._url}: {_ONLY_WHOLE}") from error
+        raise InputError(f"{self._url} cannot be read: {said}") from error
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL for ``fsspec``."""
+    return _URL.match(path) is not None
+
+
+def _is_http(system: Any) -> bool:
+    protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
+    return "http" in protocols or "https" in protocols
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a URL names: its files, with their paths below ``root``; ``alone`` where it names one file."""
+
+    root: str
+    files: tuple[tuple[str, RemoteFile | Path], ...]
+    alone: bool
+
+
+def find_remote(url: str) -> Found:
+    """The files that a URL names: a file, those below a folder, or those that a glob matches. Raises InputError."""
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+    try:
+        with _one_line(url):
+            system, path = url_to_fs(url)
+    except InputError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise InputError(f"{url}: its file system needs a package that is not here: {error.__cause__}") from error
+        raise
+
+    def place(found: str) -> RemoteFile | Path:
+        if isinstance(system, LocalFileSystem):
+            return Path(found)
+        return RemoteFile(url if found == path else system.unstrip_protocol(found), system, found)
+
+    def below(root: str, found: list[str]) -> Iterator[tuple[str, RemoteFile | Path]]:
+        for name in sorted(found):
+            yield name.removeprefix(root.rstrip("/") + "/"), place(name)
+
+    http = _is_http(system)
+    with _one_line(url):
+        marks = "*[" if http else "*?["
+        if any(mark in path for mark in marks) and not (not http and system.isfile(path)):
+            names = [name for name in system.glob(path) if http or system.isfile(name)]
+            if not names:
+                raise InputError(f"no file matches {url}")
+            root = path
+            while any(mark in root for mark in marks):
+                root = posixpath.dirname(root)
+            return Found(root, tuple(below(root, names)), alone=False)
+        if path.endswith("/") or (not http and system.isdir(path)):
+            return Found(path.rstrip("/"), tuple(below(path, system.find(path))), alone=False)
+        system.info(path)
+    name = posixpath.basename(urlsplit(url).path.rstrip("/"))
+    return Found(posixpath.dirname(path), ((name, place(path)),), alone=True)
