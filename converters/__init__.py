@@ -11,12 +11,52 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from converters import (
+    alfworld,
     alpaca,
+    aqua,
+    bfcl,
+    bipia,
+    chat_text,
+    choice_qa,
+    claude_code,
+    codex_session,
+    content_blocks,
     context_qa,
+    copilot_session,
+    cursor_session,
+    cyberseceval,
+    duplex_slices,
+    gemini_contents,
+    gemini_session,
+    grok_session,
+    hermes_session,
+    hotpot,
+    kimi_session,
     math_qa,
+    math_solution,
+    message_tree,
+    metamath,
     openai_messages,
+    openai_responses,
+    openhands,
+    pi_session,
+    preference,
+    prompt_completion,
+    prontoqa,
+    prosqa,
+    qwen_session,
+    seed_tasks,
+    segmented_channels,
     sharegpt,
+    squad,
+    stream_table,
+    streaming_thinker,
+    svamp,
+    swe_agent,
     think_tagged,
+    toolbench,
+    tooltalk,
+    word_times,
 )
 from pipeline.conversation import Conversation
 from pipeline.script import Script
@@ -33,6 +73,9 @@ class Format(Protocol):
     ``UNIT``: ``convert`` is given one parsed JSON value ("record"); the list of all values of one file ("file"); or
     ``{"unit": value, "joined": value or None}``, a record with the one of its companion file that has the same key ("join").
     ``SHAPE`` shows in one line what it looks like, ``EXAMPLE`` is what ``convert`` may be given.
+
+    A module whose files are one object around a list of records names the list's key in ``LIST``: each record in the object,
+    without the others, is then a unit.
 
     A "join" module has ``JOIN``, the key of both records, and ``companions(name)``, the paths at which the companion of the
     file ``name`` may be, relative to its folder. A module with choices has ``Options``, a frozen dataclass of literals
@@ -57,12 +100,52 @@ class UnknownFormatError(ValueError):
 
 #: From the shape that is hardest to mistake to the easiest: the order decides where a vote is tied.
 _MODULES: tuple[Any, ...] = (
+    duplex_slices,
+    segmented_channels,
+    stream_table,
+    streaming_thinker,
+    word_times,
+    claude_code,
+    pi_session,
+    codex_session,
+    copilot_session,
+    kimi_session,
+    qwen_session,
+    gemini_session,
+    hermes_session,
+    cursor_session,
+    grok_session,
+    openhands,
+    swe_agent,
+    toolbench,
+    tooltalk,
+    alfworld,
+    gemini_contents,
+    openai_responses,
+    content_blocks,
+    preference,
     openai_messages,
     sharegpt,
     think_tagged,
+    message_tree,
+    bfcl,
+    squad,
+    hotpot,
+    aqua,
+    prontoqa,
+    prosqa,
+    svamp,
+    cyberseceval,
+    bipia,
     math_qa,
+    metamath,
+    math_solution,
+    choice_qa,
     context_qa,
     alpaca,
+    seed_tasks,
+    prompt_completion,
+    chat_text,
 )
 
 #: By name, in the order of ``_MODULES``.
@@ -82,7 +165,7 @@ def format_votes(units: Sequence[Any]) -> dict[str, int]:
 
 
 def convert(format: str, unit: Any) -> Iterator[Converted]:
-    """The conversations of one unit; ``format`` as in ``parse_format``. Raises UnknownFormatError at once, RecordError later."""
+    """The conversations of one unit; ``format`` as in ``parse_format``. Raises UnknownFormatError, while iterated RecordError."""
     return parse_format(format)[1](unit)
 
 

@@ -2,7 +2,8 @@
 
 PubMedQA (Jin et al. 2019, arXiv 1909.06146) in its own capitals (``QUESTION``, ``CONTEXTS``, ``LONG_ANSWER``), in the
 lower case of its Hub copy (``context`` is an object that holds ``contexts``), and the plain form ``question``,
-``context``, ``answer``.
+``context``, ``answer``; also BoolQ (Clark et al. 2019, arXiv 1905.10044: ``passage``, the answer a boolean) and SciQ
+(Welbl et al. 2017, arXiv 1707.06209: ``support``, ``correct_answer``).
 """
 
 from __future__ import annotations
@@ -10,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from converters.common import (
+from converters.markup.thinking import split_thinking
+from converters.shared.fields import (
     MESSAGE_LIST_KEYS,
     as_list,
     as_object,
     as_text,
     conversation,
     first_key,
+    json_text,
     opening_messages,
-    optional_text,
     question_message,
     rest,
     wrong_type,
 )
-from converters.markup.thinking import split_thinking
 from pipeline.conversation import Conversation, Message, RecordError
 
 FORMAT = "context_qa"
@@ -38,8 +39,8 @@ EXAMPLE = {
 }
 
 _QUESTION_KEYS = ("QUESTION", "question")
-_CONTEXT_KEYS = ("CONTEXTS", "contexts", "context")
-_LONG_KEYS = ("LONG_ANSWER", "long_answer", "answer")
+_CONTEXT_KEYS = ("CONTEXTS", "contexts", "context", "passage", "support")
+_LONG_KEYS = ("LONG_ANSWER", "long_answer", "answer", "correct_answer")
 _SHORT_KEYS = ("final_decision",)
 #: A choice among options needs the options; that is another format.
 _OPTION_KEYS = ("options", "choices")
@@ -55,20 +56,24 @@ def detect(unit: Any) -> bool:
         return False
     value = unit[context]
     contexts = value.get("contexts") if isinstance(value, dict) else value
-    return isinstance(unit[question], str) and isinstance(unit[answer], str) and isinstance(contexts, str | list)
+    return (
+        isinstance(unit[question], str)
+        and isinstance(unit[answer], str | bool)
+        and all(isinstance(c, str) for c in (contexts if isinstance(contexts, list) else [contexts]))
+    )
 
 
 def convert(unit: Any) -> Iterator[Conversation]:
-    """One conversation. Raises RecordError; docs/formats.md lists the codes."""
+    """One conversation. Raises RecordError; docs/formats/questions.md lists the codes."""
     record = as_object(unit, "the record")
     question_key, context_key = _required_key(record, _QUESTION_KEYS), _required_key(record, _CONTEXT_KEYS)
     question = as_text(record[question_key], question_key)
     contexts, beside = _contexts(record[context_key], context_key)
     answer_keys = [key for keys in (_LONG_KEYS, _SHORT_KEYS) if (key := first_key(record, keys))]
-    answer = tuple(part for key in answer_keys for part in split_thinking(optional_text(record, key)))
+    answer = tuple(part for key in answer_keys for part in split_thinking(_answer_text(record[key], key)))
     if not question.strip():
         raise RecordError("empty_question", f"{question_key} is empty")
-    if not any(context.strip() for context in contexts):
+    if context_key != "support" and not any(context.strip() for context in contexts):
         raise RecordError("no_context", f"{context_key} holds no text")
     if not any(part.text.strip() for part in answer):
         raise RecordError(
@@ -77,6 +82,10 @@ def convert(unit: Any) -> Iterator[Conversation]:
     messages = [*opening_messages(record), question_message(question, *contexts), Message("assistant", answer)]
     extra = rest(record, {question_key, context_key, *answer_keys, "system", "history"})
     yield conversation(messages, extra | ({context_key: beside} if beside else {}))
+
+
+def _answer_text(value: Any, where: str) -> str:
+    return json_text(value) if isinstance(value, bool) else as_text(value, where, "a string or a boolean")
 
 
 def _required_key(record: dict[str, Any], keys: tuple[str, ...]) -> str:

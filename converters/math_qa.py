@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from converters.common import (
+from converters.shared.fields import (
     MESSAGE_LIST_KEYS,
     as_object,
     as_text,
@@ -44,7 +44,7 @@ def detect(unit: Any) -> bool:
 
 
 def convert(unit: Any) -> Iterator[Conversation]:
-    """One conversation. Raises RecordError; docs/formats.md lists the codes."""
+    """One conversation. Raises RecordError; docs/formats/questions.md lists the codes."""
     record = as_object(unit, "the record")
     question = as_text(required(record, "question"), "question")
     answer = _answer_parts(as_text(required(record, "answer"), "answer"))

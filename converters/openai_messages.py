@@ -3,15 +3,19 @@
 The shape is that of OpenAI's chat completions and fine-tuning files, with what others added: ``reasoning_content``
 (DeepSeek, Qwen), ``reasoning`` (OpenRouter, vLLM), ``thinking`` (gpt-oss); arguments as objects (Hugging Face
 templates); ``traj`` with ``task_id`` and ``reward`` (tau-bench); ``loss`` (xtuner), ``train`` (axolotl). Legacy
-``function_call``, ``functions`` and the role ``function`` are read too.
+``function_call``, ``functions`` and the role ``function`` are read too, and the ``channel`` and ``recipient`` of
+Harmony's messages (gpt-oss). What the assistant's texts are made of, and which user messages are a tool's results, is
+``read_markup``'s to tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from converters.common import (
+from converters.markup.assistant import read_markup
+from converters.markup.thinking import split_thinking, text_parts
+from converters.shared.fields import (
     OPENAI_ROLES,
     WEIGHT_KEYS,
     as_list,
@@ -21,6 +25,7 @@ from converters.common import (
     convert_messages,
     first_key,
     json_text,
+    media_reference,
     optional_text,
     required,
     rest,
@@ -28,9 +33,9 @@ from converters.common import (
     tools_of,
     type_name,
     weight_of,
+    without_payloads,
     wrong_type,
 )
-from converters.markup.thinking import split_thinking, text_parts
 from pipeline.conversation import Conversation, Message, Part, RecordError
 
 FORMAT = "openai_messages"
@@ -69,10 +74,14 @@ MEDIA_TYPES = frozenset(
         "input_file",
     }
 )
-_LIST_KEYS = ("messages", "traj")
+#: What a text of the assistant becomes.
+Split = Callable[[str], tuple[Part, ...]]
+
+_LIST_KEYS = ("messages", "traj", "conversation")
 _USED = frozenset({"role", "content", "name", *WEIGHT_KEYS})
 _USED_BY_ASSISTANT = _USED | {"refusal", "tool_calls", "function_call"}
 _USED_BY_TOOL = _USED | {"tool_call_id"}
+_SAYING = ("content", "tool_calls", "function_call", "refusal", *REASONING_KEYS)
 #: Keys that many writers put on every message; null or [] in them says nothing.
 _KNOWN = _USED_BY_ASSISTANT | _USED_BY_TOOL | set(REASONING_KEYS)
 
@@ -85,24 +94,29 @@ def detect(unit: Any) -> bool:
 
 
 def convert(unit: Any) -> Iterator[Conversation]:
-    """One conversation. Raises RecordError; docs/formats.md lists the codes."""
+    """One conversation. Raises RecordError; docs/formats/messages.md lists the codes."""
     record = {"messages": unit} if isinstance(unit, list) else as_object(unit, "the record")
     key = next((key for key in _LIST_KEYS if key in record), "messages")
-    messages, unused = convert_messages(required(record, key), key, convert_message)
+    messages, unused = read_markup(*convert_messages(required(record, key), key, uncut_message))
     tools, tool_keys = tools_of(record)
     yield conversation(
         messages, rest(record, tool_keys | {key}), unused, tools, _group(record) if key == "traj" else None
     )
 
 
-def convert_message(raw: Any, where: str) -> tuple[Message, dict[str, Any]]:
+def uncut_message(raw: Any, where: str) -> tuple[Message, dict[str, Any]]:
+    """``convert_message`` for ``read_markup``: the assistant's texts are left whole."""
+    return convert_message(raw, where, text_parts)
+
+
+def convert_message(raw: Any, where: str, split: Split = split_thinking) -> tuple[Message, dict[str, Any]]:
     """One message, and its keys that no field of ``Message`` holds. Raises RecordError."""
     message = as_object(raw, where)
     role = role_of(required(message, "role", where), OPENAI_ROLES, f"{where}.role")
     name = optional_text(message, "name", f"{where}.name") or None
     weight = weight_of(message, where)
     if role == "assistant":
-        parts, used, notes = _assistant_parts(message, where)
+        parts, used, notes = _assistant_parts(message, where, split)
         left = _unused(message, used) | notes
         return Message(role, parts, name=name, weight=weight), left
     if message.get("tool_calls") or message.get("function_call"):
@@ -111,23 +125,41 @@ def convert_message(raw: Any, where: str) -> tuple[Message, dict[str, Any]]:
     if role == "tool":
         call_id = optional_text(message, "tool_call_id", f"{where}.tool_call_id") or None
         if len(parts) > 1:
-            notes = {"content": message["content"]}
+            notes = {"content": without_payloads(message["content"])}
         left = _unused(message, _USED_BY_TOOL) | notes
         return Message(role, _result_parts(parts, name, call_id), weight=weight), left
     return Message(role, parts, name=name, weight=weight), _unused(message, _USED) | notes
 
 
-def _assistant_parts(message: dict[str, Any], where: str) -> tuple[tuple[Part, ...], frozenset[str], dict[str, Any]]:
+def _assistant_parts(
+    message: dict[str, Any], where: str, split: Split
+) -> tuple[tuple[Part, ...], frozenset[str], dict[str, Any]]:
     """Thinking, then text, then calls; the keys they came from; what the keys held beside them."""
+    if isinstance(message.get("channel"), str) and isinstance(message.get("content"), str):
+        split, channel_keys = _channel(message, where, split)
+    else:
+        channel_keys = frozenset()
     reasoning_key, reasoning = _reasoning(message, where)
     refusal = optional_text(message, "refusal", f"{where}.refusal")
     calls, notes = _calls(message, where)
     if "content" not in message and not (reasoning or refusal or calls):
         raise RecordError("missing_field", f'{where} has no "content" and calls no tool')
-    content, content_notes = _content_parts(message.get("content"), f"{where}.content", thinks=True)
+    content, content_notes = _content_parts(message.get("content"), f"{where}.content", split)
     thinking = (Part("thinking", reasoning),) if reasoning else ()
     used = _USED_BY_ASSISTANT | {key for key in REASONING_KEYS if key == reasoning_key or message.get(key) == ""}
+    used |= channel_keys
     return (*thinking, *content, *text_parts(refusal), *calls), used, notes | content_notes
+
+
+def _channel(message: dict[str, Any], where: str, split: Split) -> tuple[Split, frozenset[str]]:
+    """What a text on a channel of Harmony's becomes, and the keys that this uses up."""
+    channel, recipient = message["channel"], message.get("recipient")
+    if isinstance(recipient, str) and recipient not in ("", "all"):
+        name = as_text(recipient, f"{where}.recipient")
+        return lambda text: (Part("tool_call", text, name=name),), frozenset({"recipient"})
+    if channel == "analysis":
+        return lambda text: (Part("thinking", text),) if text else (), frozenset({"channel"})
+    return split, frozenset({"channel"}) if channel == "final" else frozenset()
 
 
 def _reasoning(message: dict[str, Any], where: str) -> tuple[str | None, str]:
@@ -135,9 +167,8 @@ def _reasoning(message: dict[str, Any], where: str) -> tuple[str | None, str]:
     return next(((key, text) for key, text in texts.items() if text), (None, ""))
 
 
-def _content_parts(content: Any, where: str, thinks: bool = False) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    """The parts of a message's content, and the unused keys of its items. ``thinks``: texts are split at think tags."""
-    split = split_thinking if thinks else text_parts
+def _content_parts(content: Any, where: str, split: Split = text_parts) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    """The parts of a message's content, and the unused keys of its items."""
     if content is None:
         return (), {}
     if isinstance(content, str):
@@ -156,7 +187,7 @@ def _content_parts(content: Any, where: str, thinks: bool = False) -> tuple[tupl
             if left := rest(item, ("type", "text")):
                 unused[str(index)] = left
         elif kind in MEDIA_TYPES:
-            parts.append(Part("media", json_text(item)))
+            parts.append(Part("media", media_reference(item)))
         else:
             raise RecordError("unknown_part", f"{at}.type is {kind!r:.80}, expected text or a kind of media")
     return tuple(parts), {"content": unused} if unused else {}
@@ -235,6 +266,8 @@ def _is_message(value: Any) -> bool:
     if not isinstance(value, dict) or value.get("role") not in tuple(OPENAI_ROLES):
         return False
     content = value.get("content")
+    if not any(key in value for key in _SAYING):
+        return False
     if isinstance(content, list):
         return all(map(_is_content_item, content))
     return isinstance(content, str | None)

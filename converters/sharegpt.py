@@ -1,8 +1,9 @@
 """ShareGPT: ``{"conversations": [{"from", "value"}], "system", "tools"}``.
 
 The shape comes from the ShareGPT dumps (FastChat, Vicuna); the roles ``function_call`` and ``observation``, with their
-JSON text, and ``tools`` as a JSON string from LLaMA-Factory's glaive sets. ``role`` and ``content`` stand in for
-``from`` and ``value`` in some files; such messages may also be OpenAI's.
+JSON text, and ``tools`` as a JSON string from LLaMA-Factory's glaive sets; tagged calls and results in the values from
+Hermes' function calling set. ``role`` and ``content`` stand in for ``from`` and ``value`` in some files; such messages may
+also be OpenAI's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from typing import Any
 import msgspec
 
 from converters import openai_messages
-from converters.common import (
+from converters.markup.assistant import read_markup
+from converters.markup.delimiters import surround
+from converters.markup.json_calls import json_calls, json_elements
+from converters.markup.thinking import text_parts
+from converters.shared.fields import (
     OPENAI_ROLES,
     SHAREGPT_ROLES,
     WEIGHT_KEYS,
@@ -22,7 +27,6 @@ from converters.common import (
     as_text,
     conversation,
     convert_messages,
-    json_elements,
     optional_text,
     required,
     rest,
@@ -30,7 +34,6 @@ from converters.common import (
     tools_of,
     weight_of,
 )
-from converters.markup.thinking import split_thinking, text_parts
 from pipeline.conversation import Conversation, Message, Part, RecordError
 
 FORMAT = "sharegpt"
@@ -50,78 +53,66 @@ EXAMPLE = {
 _CALL_ROLES = frozenset({"function_call", "tool_call"})
 
 
-class _Call(msgspec.Struct):
-    """A call as JSON text holds it; the arguments are the slice of that text."""
-
-    name: str
-    arguments: msgspec.Raw = msgspec.Raw(b"null")
+_LIST_KEYS = ("conversations", "conversation", "items")
 
 
 def detect(unit: Any) -> bool:
     """Whether there are ``conversations`` whose every message names a known role."""
-    items = unit.get("conversations") if isinstance(unit, dict) else None
+    items = next((unit[key] for key in _LIST_KEYS if key in unit), None) if isinstance(unit, dict) else None
     return isinstance(items, list) and bool(items) and all(map(_is_message, items))
 
 
 def convert(unit: Any) -> Iterator[Conversation]:
-    """One conversation. Raises RecordError; docs/formats.md lists the codes."""
+    """One conversation. Raises RecordError; docs/formats/messages.md lists the codes."""
     record = as_object(unit, "the record")
     system = optional_text(record, "system")
     opening = [Message("system", text_parts(system))] if system else []
-    items = required(record, "conversations")
-    messages, unused = convert_messages(items, "conversations", _message, offset=len(opening))
+    key = next((key for key in _LIST_KEYS if key in record), "conversations")
+    items = required(record, key)
+    messages, unused = convert_messages(items, key, uncut_message, offset=len(opening))
+    messages, unused = read_markup(opening + messages, unused)
     tools, tool_keys = tools_of(record)
-    extra = rest(record, tool_keys | {"conversations", "system"})
-    yield conversation(opening + _split_observations(messages), extra, unused, tools)
+    extra = rest(record, tool_keys | {key, "system"})
+    yield conversation(_split_observations(messages), extra, unused, tools)
 
 
-def _message(raw: Any, where: str) -> tuple[Message, dict[str, Any]]:
+def uncut_message(raw: Any, where: str) -> tuple[Message, dict[str, Any]]:
+    """One message for ``read_markup``, and its keys that no field of ``Message`` holds. Raises RecordError."""
     message = as_object(raw, where)
-    role_key, text_key = ("from", "value") if "from" in message else ("role", "content")
+    role_key, text_key = _keys(message)
     named = required(message, role_key, where)
     role = role_of(named, SHAREGPT_ROLES, f"{where}.{role_key}")
-    if role_key == "role" and named in OPENAI_ROLES:
-        return openai_messages.convert_message(message, where)
+    if (role_key, text_key) == ("role", "content") and named in OPENAI_ROLES:
+        return openai_messages.uncut_message(message, where)
     text = as_text(required(message, text_key, where), f"{where}.{text_key}")
     name = optional_text(message, "name", f"{where}.name") or None
     weight = weight_of(message, where)
     left = rest(message, (role_key, text_key, "name", *WEIGHT_KEYS))
     if role == "tool":
         return Message(role, (Part("tool_result", text, name=name),), weight=weight), left
-    if named in _CALL_ROLES:
-        parts = _calls(text, f"{where}.{text_key}")
-    else:
-        parts = split_thinking(text) if role == "assistant" else text_parts(text)
+    tagged = named not in _CALL_ROLES or text.lstrip().startswith("<tool_call>")
+    parts = text_parts(text) if tagged else _calls(text, f"{where}.{text_key}")
     return Message(role, parts, name=name, weight=weight), left
 
 
+def _keys(message: dict[str, Any]) -> tuple[str, str]:
+    """The keys of a message's role and text."""
+    if "from" in message:
+        return "from", next((key for key in ("value", "content", "text") if key in message), "value")
+    if "role" not in message and "user" in message and "text" in message:
+        return "user", "text"
+    return "role", "value" if "value" in message and "content" not in message else "content"
+
+
 def _calls(text: str, where: str) -> tuple[Part, ...]:
-    """The calls in JSON text: an object, or a list of objects; each part keeps its stretch of the text as source."""
+    """The calls in JSON text, whose arguments are an object or a string."""
     try:
-        if not text.lstrip().startswith("["):
-            return (_call(text, text, where),)
-        spans = json_elements(text)
-        if not spans:
-            raise RecordError("bad_tool_call", f"{where} is an empty list")
-        cuts = [0, *(end for _, end in spans[:-1]), len(text)]
-        return tuple(_call(text[a:b], text[cuts[i] : cuts[i + 1]], where) for i, (a, b) in enumerate(spans))
-    except (msgspec.DecodeError, RecursionError) as error:
+        calls = json_calls(text)
+    except ValueError as error:
         raise RecordError("bad_tool_call", f"{where} is not the JSON of a call: {error}") from error
-
-
-def _call(text: str, source: str, where: str) -> Part:
-    """One call. Raises msgspec.DecodeError for other text than a call's."""
-    call = msgspec.json.decode(text, type=_Call)
-    arguments = bytes(call.arguments).decode()
-    if arguments.startswith('"'):
-        arguments = msgspec.json.decode(arguments, type=str)
-    elif arguments == "null":
-        arguments = ""
-    elif not arguments.startswith("{"):
-        raise RecordError(
-            "bad_tool_call", f"the arguments of {where} are {arguments:.40}, expected an object or a string"
-        )
-    return Part("tool_call", arguments, name=call.name, source=source)
+    if not calls:
+        raise RecordError("bad_tool_call", f"{where} is an empty list")
+    return calls
 
 
 def _split_observations(messages: Sequence[Message]) -> list[Message]:
@@ -154,15 +145,16 @@ def _results(parts: tuple[Part, ...], n: int) -> tuple[Part, ...]:
         before = whole.text[spans[i - 1][1] if i else 0 : start]
         after = whole.text[end:] if i == n - 1 else ""
         results.append(replace(whole, text=whole.text[start:end], before=before, after=after))
-    return tuple(results)
+    return surround(tuple(results), whole.before, whole.after)
 
 
 def _is_message(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    role, text = ("from", "value") if "from" in value else ("role", "content")
+    role, text = _keys(value)
     return (
         isinstance(value.get(role), str)
         and value[role] in SHAREGPT_ROLES
-        and isinstance(value.get(text), str | list | None)
+        and text in value
+        and isinstance(value[text], str | list | None)
     )

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from converters.common import (
+from converters.markup.assistant import assistant_messages, says_something
+from converters.markup.thinking import has_thinking
+from converters.shared.fields import (
     MESSAGE_LIST_KEYS,
     as_object,
     as_text,
@@ -19,8 +21,7 @@ from converters.common import (
     question_message,
     rest,
 )
-from converters.markup.thinking import has_thinking, split_thinking
-from pipeline.conversation import Conversation, Message, RecordError
+from pipeline.conversation import Conversation, RecordError
 
 FORMAT = "think_tagged"
 UNIT = "record"
@@ -60,21 +61,21 @@ def detect(unit: Any) -> bool:
 
 
 def convert(unit: Any) -> Iterator[Conversation]:
-    """One conversation; an untagged response is text as a whole. Raises RecordError; docs/formats.md has the codes."""
+    """One conversation. An untagged response is text. Raises RecordError; docs/formats/instructions.md lists the codes."""
     record = as_object(unit, "the record")
     prompt_key = _prompt_key(record)
     if prompt_key is None:
         raise RecordError("missing_field", f"the record has no prompt; looked for {', '.join(PROMPT_KEYS)}")
     response_key = _tagged_key(record, prompt_key) or _untagged_key(record, prompt_key)
     prompt = as_text(record[prompt_key], prompt_key)
-    response = split_thinking(as_text(_single(record[response_key]), response_key))
+    response = assistant_messages(as_text(_single(record[response_key]), response_key))
     if not prompt.strip():
         raise RecordError("empty_question", f"{prompt_key} is empty")
-    if not any(part.text.strip() for part in response):
+    if not says_something(response):
         raise RecordError("empty_answer", f"{response_key} is empty")
     contexts = [k for k in _CONTEXT_KEYS if isinstance(record.get(k), str) and k not in (prompt_key, response_key)]
     question = question_message(prompt, *(as_text(record[key], key) for key in contexts))
-    messages = [*opening_messages(record), question, Message("assistant", response)]
+    messages = [*opening_messages(record), question, *response]
     yield conversation(messages, rest(record, {prompt_key, response_key, "system", "history", *contexts}))
 
 

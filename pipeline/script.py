@@ -15,6 +15,9 @@ from typing import Any
 from pipeline.conversation import Conversation, Message, Part, RecordError, Role
 from pipeline.timeline import Direction, Span, Stream, Timeline
 
+#: A record holds no more.
+MAX_STREAMS = 256
+
 __all__ = ["Script", "ScriptPolicy", "Stream", "Utterance", "perform", "stream"]
 
 
@@ -86,8 +89,10 @@ _MESSAGE_ROLE: dict[str, Role] = {"system": "system", "tool": "tool"}
 def perform(script: Script) -> tuple[Conversation, Timeline]:
     """The conversation (a message per utterance, named by its stream) and the timeline that a script tells.
 
-    Raises RecordError ``bad_timing`` where the chunks of a stream overlap or run backwards.
+    Raises RecordError ``bad_timing`` where the chunks of a stream overlap or run backwards, ``too_many_streams``.
     """
+    if len(script.streams) > MAX_STREAMS:
+        raise RecordError("too_many_streams", f"{len(script.streams)} streams, a record holds at most {MAX_STREAMS}")
     _check(script)
     origin = min((u.starts[0] for u in script.utterances if u.starts), default=0)
     messages: list[Message] = []
@@ -162,18 +167,21 @@ def _waits(
     for chunk, on in enumerate(streams):
         said.setdefault(on, []).append(chunk)
     ended = {on: [stops[c] for c in chunks] for on, chunks in said.items()}
-    after: list[tuple[int, ...]] = [()] * len(streams)
-    #: Per chunk: of every stream, how many of its chunks have ended before it starts.
-    reach: list[dict[int, int]] = [{}] * len(streams)
-    for chunk in sorted(range(len(streams)), key=lambda c: (starts[c], c)):
+    after: list[tuple[int, ...]] = []
+    for chunk, start in enumerate(starts):
         deaf = unheard if streams[chunk] in inputs else frozenset()
-        have = {on: bisect.bisect_right(times, starts[chunk]) for on, times in ended.items() if on not in deaf}
-        reach[chunk] = have
-        nearest = {on: said[on][n - 1] for on, n in have.items() if n}
-        own = nearest.pop(streams[chunk], None)
-        known: dict[int, int] = {}
-        for other in (*nearest.values(), *(() if own is None else (own,))):
-            for on, n in reach[other].items():
-                known[on] = max(known.get(on, 0), n)
-        after[chunk] = tuple(sorted(c for on, c in nearest.items() if known.get(on, 0) < have[on]))
+        have = {on: bisect.bisect_right(times, start) for on, times in ended.items() if on not in deaf}
+        nearest = [said[on][n - 1] for on, n in have.items() if n]
+        #: What had stopped by then, one of the nearest waits for: any of them, and those that hear everything.
+        known = max((starts[c] for c in nearest), default=-1)
+        known_by_output = max((starts[c] for c in nearest if streams[c] not in inputs), default=-1)
+        after.append(
+            tuple(
+                sorted(
+                    c
+                    for c in nearest
+                    if streams[c] != streams[chunk] and stops[c] > (known_by_output if streams[c] in unheard else known)
+                )
+            )
+        )
     return after

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from converters.markup.delimiters import fold_empty
 from pipeline.conversation import Part
+
+#: Stands in for each character of what is cut out of a text in another way, before think tags are looked for.
+HOLE = "\ufdd0"
 
 
 def text_parts(text: str) -> tuple[Part, ...]:
@@ -21,12 +25,13 @@ class _Tags:
     closing: str
     answer_opening: str
     answer_closing: str
-    #: An opening tag with the white space around it where it stands, or at the start of a line.
+    #: An opening tag with the white space around it where it stands, or at the start of a line or behind a hole.
     here: re.Pattern[str]
     at_line_start: re.Pattern[str]
     #: The closing tag at the end of its line, or with the answer's tag behind it.
     closing_at_line_end: re.Pattern[str]
     answer_at_line_start: re.Pattern[str]
+    answer_behind_hole: re.Pattern[str]
 
 
 def _tags(opening: str, closing: str, answer_opening: str, answer_closing: str) -> _Tags:
@@ -37,9 +42,10 @@ def _tags(opening: str, closing: str, answer_opening: str, answer_closing: str) 
         answer_opening,
         answer_closing,
         here=re.compile(rf"\s*{tag}\s*"),
-        at_line_start=re.compile(rf"^[ \t]*{tag}\s*", re.MULTILINE),
+        at_line_start=re.compile(rf"(?:^|(?<={HOLE}))[ \t]*{tag}\s*", re.MULTILINE),
         closing_at_line_end=re.compile(rf"{re.escape(closing)}[ \t]*(?:[\r\n]|\Z|{answer})"),
         answer_at_line_start=re.compile(rf"^[ \t]*{answer}", re.MULTILINE),
+        answer_behind_hole=re.compile(rf"(?<={HOLE})\s*{answer}"),
     )
 
 
@@ -67,25 +73,56 @@ def split_thinking(text: str) -> tuple[Part, ...]:
     space beside a tag belongs to the delimiter, and so do tags with nothing between them. Time is linear in the text.
     """
     found = _first_thought(text)
-    if found is None:
-        return text_parts(text)
-    tags, start = found
+    return text_parts(text) if found is None else _split(text, *found)
+
+
+def split_around_holes(text: str) -> tuple[Part, ...]:
+    """``split_thinking`` for a text with calls and results cut out, a ``HOLE`` for each of their characters.
+
+    Right behind a hole counts as the start of a line, also for the answer's tags, and a thought need not open the text.
+    No hole is in a delimiter.
+    """
+    found = _first_thought(text)
+    if found is not None:
+        return _split(text, *found)
+    for tags in _FAMILIES:
+        if tags.at_line_start.search(text) or tags.answer_behind_hole.search(text):
+            return _split(text, tags, None)
+    return text_parts(text)
+
+
+def _split(text: str, tags: _Tags, start: int | None) -> tuple[Part, ...]:
+    """The parts of a text whose first thought starts at ``start``; None: further on, if there is one."""
     parts: list[Part] = []
-    before = text[:start]
-    last_closing = text.rfind(tags.closing)
+    before, position = text[: start or 0], 0
+    last_opening, last_closing = text.rfind(tags.opening), text.rfind(tags.closing)
+    opening = tags.at_line_start.search(text, start or 0) if (start or 0) <= last_opening else None
+    answer = tags.answer_behind_hole.search(text, start or 0) if HOLE in text else None
     while True:
-        part, position = _thought(text, tags, start, before, last_closing)
-        parts.append(part)
-        if text.startswith(tags.answer_opening, position):
-            part, position = _answer(text, tags, position)
+        if start is not None:
+            part, position = _thought(text, tags, start, before, last_closing)
             parts.append(part)
-        again = tags.here.match(text, position) or tags.at_line_start.search(text, position)
-        if again is None:
-            parts.append(Part("text", text[position:]))
-            return _fold_empty(parts)
-        said = text[position : again.start()].rstrip()
+            if text.startswith(tags.answer_opening, position):
+                part, position = _answer(text, tags, position)
+                parts.append(part)
+        if opening is not None and opening.start() < position:
+            opening = tags.at_line_start.search(text, position) if position <= last_opening else None
+        if answer is not None and answer.start() < position:
+            answer = tags.answer_behind_hole.search(text, position)
+        again = tags.here.match(text, position) or opening
+        end = min((found.start() for found in (again, answer) if found is not None), default=len(text))
+        said = text[position:end].rstrip() if again or answer else text[position:]
         parts.append(Part("text", said))
-        before, start = text[position + len(said) : again.end()], again.end()
+        position += len(said)
+        if answer is not None and answer.start() == end:
+            parts.append(Part("text", before=text[position:end]))
+            part, position = _answer(text, tags, answer.end() - len(tags.answer_opening))
+            parts.append(replace(part, before=text[end : answer.end() - len(tags.answer_opening)] + part.before))
+            start = None
+        elif again is not None:
+            before, start = text[position : again.end()], again.end()
+        else:
+            return fold_empty(parts)
 
 
 def _first_thought(text: str) -> tuple[_Tags, int] | None:
@@ -129,20 +166,3 @@ def _answer(text: str, tags: _Tags, position: int) -> tuple[Part, int]:
 def _skip_space(text: str, position: int) -> int:
     match = _SPACE.match(text, position)
     return match.end() if match else position
-
-
-def _fold_empty(parts: list[Part]) -> tuple[Part, ...]:
-    """Leaves out parts without text; their delimiters go to the next part, at the end to the one before."""
-    kept: list[Part] = []
-    carried = ""
-    for part in parts:
-        if part.text or part.interrupted:
-            kept.append(replace(part, before=carried + part.before) if carried else part)
-            carried = ""
-        else:
-            carried += part.rebuild()
-    if carried and kept:
-        kept[-1] = replace(kept[-1], after=kept[-1].after + carried)
-    elif carried:
-        kept.append(Part("text", before=carried))
-    return tuple(kept)

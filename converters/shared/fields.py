@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import json
+import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-import msgspec
 import orjson
+import xxhash
 
-from converters.markup.thinking import split_thinking, text_parts
+from converters.markup.assistant import assistant_messages
+from converters.markup.json_calls import json_elements as json_elements
+from converters.markup.thinking import text_parts
 from pipeline.conversation import Conversation, Message, Part, RecordError, Role
 
 OPENAI_ROLES: Mapping[str, Role] = {
@@ -25,11 +32,16 @@ SHAREGPT_ROLES: Mapping[str, Role] = {
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "bot": "assistant",
     "model": "assistant",
     "function_call": "assistant",
     "tool_call": "assistant",
     "observation": "tool",
     "function_response": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
 }
 TOOL_KEYS = ("tools", "functions")
 WEIGHT_KEYS = ("weight", "loss", "train")
@@ -98,6 +110,16 @@ def optional_text(record: dict[str, Any], key: str, where: str | None = None) ->
     return "" if value is None else as_text(value, where or key, "a string or null")
 
 
+def scalar_text(value: Any, where: str) -> str:
+    """A string as it is; a boolean or a finite number as JSON writes it (``true``, ``51.0``).
+
+    Raises RecordError wrong_type or invalid_text.
+    """
+    if isinstance(value, bool | int | float) and not (isinstance(value, float) and not math.isfinite(value)):
+        return json_text(value)
+    return as_text(value, where, "a string, a boolean or a finite number")
+
+
 def required(record: dict[str, Any], key: str, where: str = "the record") -> Any:
     """``record[key]``; RecordError missing_field."""
     if key not in record:
@@ -133,20 +155,57 @@ def json_text(value: Any) -> str:
     return as_text(text, "a JSON value")
 
 
-def json_elements(text: str) -> list[tuple[int, int]]:
-    """Where the elements of a JSON list stand in its text: offsets (start, end) in characters.
+#: A base64 payload longer than this is not copied.
+_PAYLOAD_LIMIT = 256
+_PAYLOAD_KEYS = frozenset({"data", "base64", "b64_json", "file_data", "blob", "result"})
+_BASE64 = re.compile(r"[A-Za-z0-9+/_=\r\n-]+")
+_DATA_URL = re.compile(r"data:[^,\s]{0,200};base64,")
 
-    Raises msgspec.DecodeError where the text is no JSON list, RecursionError where it is nested too deeply.
+
+def media_reference(item: Any) -> str:
+    """What a media part holds: the source's item as JSON, ``without_payloads``. Raises RecordError."""
+    return json_text(without_payloads(item))
+
+
+def without_payloads(value: Any) -> Any:
+    """A JSON value with every long base64 payload replaced by ``sha256:<hex>;bytes=<n>`` of the bytes that it encodes.
+
+    A payload is base64 under a key such as ``data``, or a ``data:`` URL, whose head stays. A value without any is returned
+    as it is, not copied. Raises RecordError too_deep.
     """
-    elements = msgspec.json.decode(text, type=list[msgspec.Raw])
-    spans = []
-    position = text.index("[") + 1
-    for element in elements:
-        raw = bytes(element).decode()
-        start = text.index(raw, position)
-        position = start + len(raw)
-        spans.append((start, position))
-    return spans
+    try:
+        return _without_payloads(value, "")
+    except RecursionError as error:
+        raise RecordError("too_deep", "a JSON value is nested too deeply to be read") from error
+
+
+def _without_payloads(value: Any, key: str) -> Any:
+    if isinstance(value, str):
+        if len(value) <= _PAYLOAD_LIMIT:
+            return value
+        if head := _DATA_URL.match(value):
+            return head.group() + _digest(value[head.end() :])
+        return _digest(value) if key in _PAYLOAD_KEYS and _BASE64.fullmatch(value) else value
+    if isinstance(value, dict):
+        changed = {k: new for k, old in value.items() if (new := _without_payloads(old, k)) is not old}
+        return {**value, **changed} if changed else value
+    if isinstance(value, list):
+        items = [_without_payloads(item, key) for item in value]
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+    return value
+
+
+def _digest(payload: str) -> str:
+    try:
+        raw = base64.b64decode(payload, altchars=b"-_" if "-" in payload or "_" in payload else None)
+    except (binascii.Error, ValueError):
+        raw = payload.encode(errors="surrogatepass")
+    return f"sha256:{hashlib.sha256(raw).hexdigest()};bytes={len(raw)}"
+
+
+def context_group(context: str) -> str:
+    """The group of all questions about one context: the hash of its words."""
+    return f"context:{xxhash.xxh3_128_hexdigest(' '.join(context.split()).encode())}"
 
 
 def tools_of(record: dict[str, Any]) -> tuple[str, set[str]]:
@@ -204,7 +263,7 @@ def opening_messages(record: dict[str, Any]) -> list[Message]:
         if len(as_list(pair, where)) != 2:
             raise wrong_type(pair, where, "a list of a question and its answer")
         messages.append(question_message(as_text(pair[0], f"{where}[0]")))
-        messages.append(Message("assistant", split_thinking(as_text(pair[1], f"{where}[1]"))))
+        messages.extend(assistant_messages(as_text(pair[1], f"{where}[1]")))
     return messages
 
 

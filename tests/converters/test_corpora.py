@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from converters import convert, detect_format
-from converters.common import json_text
+from converters.shared.fields import json_text
 from pipeline.conversation import Conversation, Part, conversation_id
 from pipeline.timeline import spans_of
 
@@ -35,6 +35,8 @@ FILES = [
     ("alpaca-gpteacher/codegen-instruct.json", "alpaca", 700),
     ("alpaca-gpteacher/toolformer-similarity-0.6-dataset.json", "alpaca", 300),
     ("alpaca-fireact/multitask_multimethod.json", "alpaca", 499),
+    ("alpaca-seed-tasks/seed_tasks.jsonl", "seed_tasks", 173),
+    ("agent-webdancer/sample_traj.jsonl.gz", "openai_messages", 70),
     ("think-skythought-math/test_Sky-T1_math500.jsonl.gz", "think_tagged", 150),
     ("think-star1/STAR-1.json", "think_tagged", 54),
     ("think-marco-o1/CoT_demo.json", "think_tagged", 125),
@@ -45,7 +47,7 @@ RESPONSE = {"think-skythought-math": "code", "think-r1-searcher": "gen_text_stor
 
 
 def converted(units: list[Any], format: str) -> list[Conversation]:
-    return [conversation for unit in units for conversation in convert(format, unit)]
+    return [item for unit in units for item in convert(format, unit) if isinstance(item, Conversation)]
 
 
 @pytest.mark.parametrize(("path", "format", "count"), FILES)
@@ -58,7 +60,7 @@ def test_every_unit_becomes_one_conversation_that_rebuilds_its_texts(
     conversations = converted(units, format)
     assert len(conversations) == count
     for unit, conversation in zip(units, conversations, strict=True):
-        assert [message.rebuild() for message in conversation.messages] == list(source_texts(path, format, unit))
+        assert "".join(m.rebuild() for m in conversation.messages) == "".join(source_texts(path, format, unit))
         assert conversation_id(conversation)
         spans_of(conversation)
 
@@ -73,6 +75,9 @@ def source_texts(path: str, format: str, unit: Any) -> Iterator[str]:
     elif format == "context_qa":
         yield unit["QUESTION"] + "".join(unit["CONTEXTS"])
         yield unit["LONG_ANSWER"] + unit["final_decision"]
+    elif format == "seed_tasks":
+        (instance,) = unit["instances"]
+        yield from (unit["instruction"], instance["input"], instance["output"])
     else:
         response = unit[
             RESPONSE.get(path.split("/")[0], next((k for k in ("output", "response") if k in unit), "answer"))
@@ -99,16 +104,16 @@ STRUCTURE = {
 @pytest.mark.parametrize(("path", "format", "count"), FILES)
 def test_no_string_of_a_record_is_lost(path: str, format: str, count: int, read_corpus: Read) -> None:
     for unit in read_corpus(path):
-        (conversation,) = convert(format, unit)
+        (conversation,) = converted([unit], format)
         kept = set(strings(conversation.extra)) | {conversation.tools}
-        written = [conversation.tools]
+        written = [conversation.tools, "".join(message.rebuild() for message in conversation.messages)]
         for message in conversation.messages:
             kept |= {message.rebuild(), message.name or ""}
             for part in message.parts:
                 kept |= {part.rebuild(), part.text, part.name or "", part.call_id or ""}
                 written.append(part.text)
         for string in set(strings(unit)) - kept - STRUCTURE:
-            assert any(json.dumps(string, ensure_ascii=False) in text for text in written), string
+            assert any(string in text or json.dumps(string, ensure_ascii=False) in text for text in written), string
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -135,11 +140,7 @@ def test_skythought_tags_are_counted_as_the_readme_counts_them(read_corpus: Read
 
 
 def test_other_think_corpora_have_one_thought_and_one_answer(read_corpus: Read) -> None:
-    for path, cut_off in (
-        ("think-star1/STAR-1.json", 0),
-        ("think-marco-o1/CoT_demo.json", 2),
-        ("think-r1-searcher/bamboogle_qwen.jsonl", 0),
-    ):
+    for path, cut_off in (("think-star1/STAR-1.json", 0), ("think-marco-o1/CoT_demo.json", 2)):
         answers = [conversation.messages[1].parts for conversation in converted(read_corpus(path), "think_tagged")]
         assert {tuple(part.kind for part in parts) for parts in answers} == {("thinking", "text")}
         assert sum(part.interrupted for parts in answers for part in parts) == cut_off
@@ -197,17 +198,80 @@ def test_xtuner_thoughts_weights_media_and_objects(read_corpus: Read) -> None:
     assert any(part.kind == "media" for part in parts)
 
 
+def shapes(conversations: list[Conversation]) -> Counter[str]:
+    """How often each order of messages occurs: the initial of the role, then of each part's kind (``c`` for a call)."""
+    letter = {"thinking": "t", "text": "s", "tool_call": "c", "tool_result": "r", "context": "x", "media": "m"}
+    return Counter(
+        " ".join(m.role[0] + "".join(letter[p.kind] for p in m.parts) for m in c.messages) for c in conversations
+    )
+
+
+def kinds(conversations: list[Conversation]) -> Counter[tuple[str, str]]:
+    return Counter((m.role, p.kind) for c in conversations for m in c.messages for p in m.parts)
+
+
 @pytest.mark.parametrize(
-    "path",
+    ("path", "format", "steps"),
     [
-        "rc-prontoqa/dev.json",
-        "rc-prosqa/prosqa_valid.json",
-        "math-svamp/SVAMP.json",
-        "alpaca-seed-tasks/seed_tasks.jsonl",
-        "injection-cyberseceval/prompt_injection.json",
-        "blocks-reason-tool-use/reason_tool_use_demo_50.jsonl",
-        "oasst-trees/en_100_tree.jsonl",
+        ("alpaca-fireact/multitask_multimethod.json", "alpaca", 1381),
+        ("openai-fireact-messages/multitask_multimethod.jsonl", "openai_messages", 378),
     ],
 )
-def test_formats_that_are_not_ours_are_not_claimed(path: str, read_corpus: Read) -> None:
-    assert detect_format(read_corpus(path)) is None
+def test_fireact_observations_are_the_tools(path: str, format: str, steps: int, read_corpus: Read) -> None:
+    conversations = converted(read_corpus(path), format)
+    assert kinds(conversations) == {
+        ("user", "text"): len(conversations),
+        ("assistant", "thinking"): steps,
+        ("assistant", "tool_call"): steps,
+        ("tool", "tool_result"): steps,
+    }
+    parts = [part for c in conversations for m in c.messages for part in m.parts]
+    assert {part.name for part in parts if part.kind == "tool_call"} == {"search", "finish"}
+    assert all(part.before == "Observation: " for part in parts if part.kind == "tool_result")
+    assert all("Observation:" not in part.text for part in parts)
+
+
+def test_webdancer_calls_and_their_responses(read_corpus: Read) -> None:
+    units = read_corpus("agent-webdancer/sample_traj.jsonl.gz")
+    conversations = converted(units, "openai_messages")
+    assert shapes(conversations) == {
+        "ss us atc tr ats": 66,
+        "ss us atc tr atc tr ats": 3,
+        "ss us atc tr atc tr atc tr ats": 1,
+    }
+    for unit, conversation in zip(units, conversations, strict=True):
+        assert conversation.tools == json_text(unit["functions"])
+        assert "<tool_response>" in conversation.messages[1].parts[0].text
+        assert not any("tool_response>" in p.text for m in conversation.messages[2:] for p in m.parts)
+        for call in (p for m in conversation.messages for p in m.parts if p.kind == "tool_call"):
+            assert call.source is not None
+            written = json.loads(call.source.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+            assert written == {"name": call.name, "arguments": json.loads(call.text)}
+
+
+def test_r1_searcher_documents_are_the_tools(read_corpus: Read) -> None:
+    conversations = converted(read_corpus("think-r1-searcher/bamboogle_qwen.jsonl"), "think_tagged")
+    assert shapes(conversations) == {"us atc tr atc tr ats": 60, "us atc tr ats": 18, "us ats": 2}
+    parts = [(m.role, part) for c in conversations for m in c.messages for part in m.parts]
+    assert not any(
+        tag in part.text for _, part in parts for tag in ("_of_documents", "_of_query", "</think>", "<answer>")
+    )
+    assert all(part.text.startswith("(1)") for role, part in parts if role == "tool")
+
+
+def test_toolformer_calls_in_sentences(read_corpus: Read) -> None:
+    conversations = converted(read_corpus("alpaca-gpteacher/toolformer-similarity-0.6-dataset.json"), "alpaca")
+    calls = [[part for part in c.messages[-1].parts if part.kind == "tool_call"] for c in conversations]
+    assert Counter(map(len, calls)) == {1: 281, 2: 17, 0: 2}
+    assert all(part.text[0] in "'\"" and part.text[0] == part.text[-1] for found in calls for part in found)
+
+
+def test_text_without_markup_is_one_part(read_corpus: Read) -> None:
+    for path, format in (
+        ("alpaca-gpteacher/codegen-instruct.json", "alpaca"),
+        ("alpaca-seed-tasks/seed_tasks.jsonl", "seed_tasks"),
+        ("sharegpt-fastchat-dummy/dummy_conversation.json", "sharegpt"),
+    ):
+        found = kinds(converted(read_corpus(path), format))
+        assert {kind for role, kind in found if role == "assistant"} == {"text"}
+        assert not any(role == "tool" for role, _ in found)

@@ -81,6 +81,15 @@ def test_part_lists() -> None:
     assert conversation.extra == {"messages": {"0": {"content": {"1": {"cache_control": {"type": "ephemeral"}}}}}}
 
 
+def test_the_bytes_of_media_are_not_copied() -> None:
+    payload = "QUJD" * 100
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{payload}"}}
+    listed = [{"type": "text", "text": "a"}, image]
+    conversation = one([{"role": "user", "content": listed}, {"role": "tool", "content": listed}])
+    assert "data:image/png;base64,sha256:" in conversation.messages[0].parts[1].text
+    assert payload not in str(conversation)
+
+
 def test_a_result_of_several_parts_is_one_result_and_keeps_its_list() -> None:
     content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     conversation = one([{"role": "user", "content": "hi"}, {"role": "tool", "content": content}])
@@ -195,3 +204,70 @@ def test_detect_leaves_other_shapes_alone() -> None:
     assert not detect({"messages": [{"role": "user", "content": [{"type": "text", "value": "a"}]}]})
     assert not detect({"messages": [{"role": "agent", "content": "a"}]})
     assert not detect({"conversations": [{"from": "human", "value": "a"}]})
+    assert not detect({"conversation": [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b", "apis": []}]})
+    for kind in ("thinking", "tool_use", "tool_result", "tools"):
+        assert not detect([{"role": "assistant", "content": [{"type": kind, kind: "a"}]}])
+
+
+def test_conversation_is_a_name_of_the_list() -> None:
+    unit = {"conversation_id": "x", "conversation": [{"role": "user", "content": "a"}], "language": "en"}
+    assert detect(unit)
+    assert one(unit).extra == {"conversation_id": "x", "language": "en"}
+
+
+def test_channels_of_harmony() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "channel": "analysis", "content": "b"},
+        {"role": "assistant", "channel": "commentary", "content": "c"},
+        {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content": '{"x": 1}'},
+        {"role": "tool", "name": "functions.f", "content": "d"},
+        {"role": "assistant", "channel": "final", "content": "e"},
+    ]
+    conversation = one({"messages": messages})
+    assert [m.parts for m in conversation.messages[1:]] == [
+        (Part("thinking", "b"),),
+        (Part("text", "c"),),
+        (Part("tool_call", '{"x": 1}', name="functions.f"),),
+        (Part("tool_result", "d", name="functions.f"),),
+        (Part("text", "e"),),
+    ]
+    assert conversation.extra == {"messages": {"2": {"channel": "commentary"}, "3": {"channel": "commentary"}}}
+
+
+CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+
+
+def test_results_that_the_user_carries_are_the_tools() -> None:
+    conversation = one(
+        [
+            {"role": "user", "content": "Calls stand between <tool_call> and </tool_call>."},
+            {"role": "assistant", "content": f"<think>a</think>\n{CALL}", "score": 1},
+            {"role": "user", "content": "<tool_response>\nb\n\n</tool_response>", "score": 2},
+            {"role": "assistant", "content": "<think>c</think>\n<answer>d</answer>"},
+        ]
+    )
+    assert [(m.role, [(p.kind, p.text) for p in m.parts]) for m in conversation.messages[1:]] == [
+        ("assistant", [("thinking", "a"), ("tool_call", "{}")]),
+        ("tool", [("tool_result", "b")]),
+        ("assistant", [("thinking", "c"), ("text", "d")]),
+    ]
+    assert conversation.extra == {"messages": {"1": {"score": 1}, "2": {"score": 2}}}
+
+
+def test_unused_keys_keep_their_message_where_an_earlier_one_is_cut() -> None:
+    whole = f"{CALL}\n<tool_response>a</tool_response>\nb"
+    conversation = one(
+        [{"role": "assistant", "content": whole, "score": 1}, {"role": "user", "content": "c", "score": 2}]
+    )
+    assert [m.role for m in conversation.messages] == ["assistant", "tool", "assistant", "user"]
+    assert conversation.extra == {"messages": {"0": {"score": 1}, "3": {"score": 2}}}
+
+
+def test_a_result_in_text_beside_reasoning_and_calls() -> None:
+    call = {"id": "1", "function": {"name": "g", "arguments": "{}"}}
+    message = {"role": "assistant", "reasoning_content": "r", "content": f"{CALL}\n<tool_response>a</tool_response>"}
+    conversation = one([{"role": "user", "content": "q"}, message | {"tool_calls": [call]}])
+    assert [[p.name or p.kind for p in m.parts] for m in conversation.messages[1:]] == [
+        ["thinking", "f"], ["tool_result"], ["g"],
+    ]  # fmt: skip

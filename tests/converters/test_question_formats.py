@@ -1,4 +1,4 @@
-"""Formats of one question and its answer: alpaca, think_tagged, math_qa, context_qa."""
+"""Formats of one question and its answer: alpaca, think_tagged, word problems, multiple choice, context_qa."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from corpus_checks import missing, read_any
 
-from converters import alpaca, context_qa, convert, math_qa, think_tagged
+from converters import alpaca, context_qa, convert, detect_format, format_votes, math_qa, think_tagged
+from converters.markup.choices import labels_in
 from pipeline.conversation import Conversation, Message, Part, RecordError
 
 
@@ -190,3 +192,274 @@ def test_what_cannot_be_honoured_is_rejected_with_its_code(format: str, unit: An
 )
 def test_detect_leaves_other_shapes_alone(detect: Callable[[Any], bool], unit: Any) -> None:
     assert not detect(unit)
+
+
+def assistant(*parts: tuple[str, str]) -> Message:
+    return Message("assistant", tuple(Part(kind, words) for kind, words in parts))  # type: ignore[arg-type]
+
+
+def user(*texts: str, context: tuple[str, ...] = ()) -> Message:
+    return Message("user", (*(Part("text", t) for t in texts), *(Part("context", c) for c in context)))
+
+
+def test_svamp_body_and_question_then_equation_and_number() -> None:
+    unit = {"ID": "w", "Body": "b", "Question": "q", "Equation": "( 3.0 - 1.0 )", "Answer": 2.0, "Type": "Subtraction"}
+    conversation = one("svamp", unit)
+    assert conversation.messages == (user("b", "q"), assistant(("thinking", "( 3.0 - 1.0 )"), ("text", "2.0")))
+    assert conversation.extra == {"ID": "w", "Type": "Subtraction"}
+    assert one("svamp", {**unit, "Answer": "2.50"}).messages[1].parts[1].text == "2.50"
+    assert one("svamp", {**unit, "Answer": 2**70}).messages[1].parts[1].text == str(2**70)
+
+
+def test_metamath_last_line_is_the_answer() -> None:
+    response = "2+2 = 4\n#### 4\nThe answer is: 4"
+    conversation = one("metamath", {"query": "q", "response": response, "type": "GSM"})
+    assert conversation.messages[1].parts == (
+        Part("thinking", "2+2 = 4\n#### 4", after="\n"),
+        Part("text", "The answer is: 4"),
+    )
+    assert conversation.messages[1].rebuild() == response
+    assert conversation.extra == {"type": "GSM"}
+    assert one("metamath", {"query": "q", "response": "The answer is: 4"}).messages[1] == text(
+        "assistant", "The answer is: 4"
+    )
+
+
+def test_a_solution_is_thinking_only_where_the_answer_has_a_field() -> None:
+    unit = {"problem": "p", "solution": "so \\boxed{4}.", "level": "Level 2"}
+    assert one("math_solution", unit).messages[1] == text("assistant", "so \\boxed{4}.")
+    assert one("math_solution", unit).extra == {"level": "Level 2"}
+    answered = one("math_solution", {**unit, "answer": 4})
+    assert answered.messages[1] == assistant(("thinking", "so \\boxed{4}."), ("text", "4"))
+    assert answered.extra == {"level": "Level 2"}
+    proof = one("math_solution", {**unit, "answer": "proof"})
+    assert proof.messages[1] == text("assistant", "so \\boxed{4}.")
+    assert proof.extra["answer"] == "proof"
+
+
+AQUA = {"question": "q", "options": ["A)1", "B)20", "C)3"], "rationale": "r\nAnswer: B", "correct": "B"}
+
+
+def test_aqua_options_are_shown_rationale_is_thinking_letter_is_the_answer() -> None:
+    conversation = one("aqua", {**AQUA, "id": 7})
+    assert conversation.messages == (
+        user("q", "A)1", "B)20", "C)3"),
+        assistant(("thinking", "r\nAnswer: B"), ("text", "B")),
+    )
+    assert conversation.extra == {"id": 7}
+
+
+def test_a_letter_that_no_option_shows_is_not_said() -> None:
+    conversation = one("aqua", {**AQUA, "options": ["1", "20", "3"], "rationale": ""})
+    assert conversation.messages[1] == text("assistant", "20")
+    assert conversation.extra == {"correct": "B"}
+
+
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [
+        (["A)1", "B)2"], ["A", "B"]),
+        (["(a) x", "(b) y"], ["a", "b"]),
+        (["1. x", "2. y"], ["1", "2"]),
+        (["1.5", "2.5"], []),
+        (["A)1", "C)2"], []),
+        (["A cat", "B flat"], []),
+        ([], []),
+    ],
+)
+def test_labels_count_where_all_options_show_them_in_order(options: list[str], labels: list[str]) -> None:
+    assert labels_in(options) == labels
+
+
+def test_prontoqa_sentences_are_thoughts() -> None:
+    unit = {
+        "id": "x",
+        "context": "c",
+        "question": "q",
+        "options": ["A) True", "B) False"],
+        "answer": "B",
+        "explanation": ["s1.", "s2."],
+    }
+    conversation = one("prontoqa", unit)
+    assert conversation.messages == (
+        user("q", "A) True", "B) False", context=("c",)),
+        assistant(("thinking", "s1."), ("thinking", "s2."), ("text", "B")),
+    )
+    assert conversation.extra == {"id": "x"}
+
+
+def test_prosqa_steps_are_thoughts_and_the_graph_is_kept() -> None:
+    unit = {"question": "q", "steps": ["s1.", "", "s2."], "answer": "a", "edges": [[0, 1]], "root": 0}
+    conversation = one("prosqa", unit)
+    assert conversation.messages == (
+        user("q"),
+        assistant(("thinking", "s1."), ("thinking", "s2."), ("text", "a")),
+    )
+    assert conversation.extra == {"edges": [[0, 1]], "root": 0}
+
+
+@pytest.mark.parametrize(
+    ("unit", "asked", "answer", "extra"),
+    [
+        (
+            {"question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2", "id": "i"},
+            ["q", "x", "y"],
+            "y",
+            {"id": "i", "answerKey": "2", "choices": {"label": ["1", "2"]}},
+        ),
+        (
+            {"question": {"stem": "q", "choices": [{"text": "x", "label": "A"}, {"text": "y", "label": "B"}]},
+             "answerKey": "B"},
+            ["q", "x", "y"],
+            "y",
+            {"answerKey": "B", "question": {"choices": [{"label": "A"}, {"label": "B"}]}},
+        ),
+        ({"question": "q", "choices": ["x", "y"], "answer": 0, "subject": "s"}, ["q", "x", "y"], "x",
+         {"answer": 0, "subject": "s"}),
+        ({"question": "q", "options": ["x", "y"], "answer": "B", "answer_index": 1}, ["q", "x", "y"], "y",
+         {"answer": "B", "answer_index": 1}),
+        ({"question": "q", "options": ["A. x", "B. y"], "answer": "B"}, ["q", "A. x", "B. y"], "B", {}),
+        ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"}, ["q", "x", "y"], "y",
+         {"answer_idx": "B", "options": ["A", "B"]}),
+        ({"question": "q", "options": ["A) True", "B) False"], "answer": 1}, ["q", "A) True", "B) False"], "B) False",
+         {"answer": 1}),
+    ],
+)  # fmt: skip
+def test_choice_qa_says_what_the_options_show(unit: Any, asked: list[str], answer: str, extra: dict[str, Any]) -> None:
+    assert detect_format([unit]) == "choice_qa"
+    conversation = one("choice_qa", unit)
+    assert conversation.messages == (user(*asked), text("assistant", answer))
+    assert conversation.extra == extra
+
+
+def test_choice_qa_context_explanation_and_image() -> None:
+    unit = {
+        "article": "c",
+        "question": "q",
+        "options": ["x", "y"],
+        "answer": "A",
+        "explanation": "e",
+        "image": {"path": "p.png"},
+    }
+    conversation = one("choice_qa", unit)
+    assert [(part.kind, part.text) for part in conversation.messages[0].parts] == [
+        ("text", "q"), ("text", "x"), ("text", "y"), ("context", "c"), ("media", '{"path":"p.png"}'),
+    ]  # fmt: skip
+    assert conversation.messages[1] == assistant(("thinking", "e"), ("text", "x"))
+
+
+@pytest.mark.parametrize("answer", [None, "", -1])
+def test_a_withheld_choice_is_not_made_up(answer: Any) -> None:
+    conversation = one("choice_qa", {"question": "q", "choices": ["x", "y"], "answer": answer, "explanation": "e"})
+    assert conversation.messages == (user("q", "x", "y"),)
+    assert not conversation.has_output()
+    assert conversation.extra == {"answer": answer, "explanation": "e"}
+
+
+@pytest.mark.parametrize(
+    ("format", "unit", "code"),
+    [
+        ("svamp", {"Body": "", "Question": " ", "Equation": "e", "Answer": 1.0}, "empty_question"),
+        ("svamp", {"Body": "b", "Question": "q", "Equation": "e"}, "missing_field"),
+        ("svamp", {"Body": "b", "Question": "q", "Equation": "e", "Answer": [1]}, "wrong_type"),
+        ("svamp", {"Body": "b", "Question": "q", "Equation": "e", "Answer": float("nan")}, "wrong_type"),
+        ("svamp", {"Body": "b", "Question": "q", "Equation": "e", "Answer": ""}, "empty_answer"),
+        ("metamath", {"query": "", "response": "The answer is: 1"}, "empty_question"),
+        ("metamath", {"query": "q", "response": ""}, "empty_answer"),
+        ("math_solution", {"problem": "p"}, "missing_field"),
+        ("math_solution", {"problem": "p", "solution": " "}, "empty_answer"),
+        ("aqua", {**AQUA, "correct": "D"}, "unknown_choice"),
+        ("aqua", {**AQUA, "options": ["1", 2]}, "wrong_type"),
+        ("aqua", {**AQUA, "question": ""}, "empty_question"),
+        ("aqua", {**AQUA, "options": ["B", "A", "C"]}, "ambiguous_choice"),
+        ("prontoqa", {"question": "q", "options": ["A) x"], "answer": "C", "explanation": ["e"]}, "unknown_choice"),
+        ("prontoqa", {"question": "q", "options": ["A) x"], "answer": "A"}, "missing_field"),
+        ("prosqa", {"question": "q", "steps": "s", "answer": "a"}, "wrong_type"),
+        ("prosqa", {"question": "q", "steps": [], "answer": ""}, "empty_answer"),
+        ("choice_qa", {"question": "q", "choices": [], "answer": 0}, "no_options"),
+        ("choice_qa", {"question": "q", "choices": ["x"], "answer": 1}, "unknown_choice"),
+        ("choice_qa", {"question": "q", "choices": ["x"], "answer": True}, "wrong_type"),
+        ("choice_qa", {"question": "q", "choices": ["x"]}, "missing_field"),
+        ("choice_qa", {"question": "q", "choices": {"text": ["x"], "label": ["A", "B"]}, "answer": "A"}, "wrong_type"),
+    ],
+)  # fmt: skip
+def test_question_sets_reject_with_their_codes(format: str, unit: Any, code: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        one(format, unit)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("unit", "format"),
+    [
+        ({"question": "q", "answer": "a\n#### 1"}, "math_qa"),
+        ({"problem": "p", "solution": "s", "answer": "1"}, "math_solution"),
+        ({"problem": "p", "solution": "<think>s</think>1"}, "think_tagged"),
+        ({"problem": "p", "solution": "s", "messages": [{"role": "user", "content": "p"}]}, "openai_messages"),
+        ({"question": "q", "passage": "p", "answer": True}, "context_qa"),
+        ({"question": "q", "support": "", "correct_answer": "a", "distractor1": "b"}, "context_qa"),
+        ({"question": "q", "context": "c", "options": ["A) x"], "answer": "A"}, "choice_qa"),
+        ({"question": "q", "context": "c", "ideal": "a"}, "bipia"),
+        ({"question": "q", "context": "c", "answers": {"text": ["x"], "answer_start": [0]}}, "squad"),
+        ({"question": "q", "context": [["t", ["s"]]], "answer": "a"}, "hotpot"),
+        ({"question": "q", "context": ["s"], "answer": "a"}, "context_qa"),
+        ({"query": "q", "response": "a"}, None),
+        ({"question": "q", "answer": "a"}, None),
+    ],
+)
+def test_similar_shapes_are_told_apart(unit: Any, format: str | None) -> None:
+    assert list(format_votes([unit])) == ([format] if format else [])
+
+
+def test_context_qa_boolean_answers_and_sciq() -> None:
+    boolq = one("context_qa", {"question": "q", "passage": "p", "answer": False, "title": "t"})
+    assert boolq.messages == (user("q", context=("p",)), text("assistant", "false"))
+    sciq = one("context_qa", {"question": "q", "support": "", "correct_answer": "a", "distractor1": "b"})
+    assert sciq.messages == (user("q"), text("assistant", "a"))
+    assert sciq.extra == {"distractor1": "b"}
+
+
+@pytest.mark.parametrize(
+    ("path", "format", "count", "thoughts"),
+    [
+        ("math-svamp/SVAMP.json", "svamp", 300, 300),
+        ("math-aqua/dev.json", "aqua", 254, 254),
+        ("rc-prontoqa/dev.json", "prontoqa", 150, None),
+        ("rc-prosqa/prosqa_valid.json", "prosqa", 100, None),
+    ],
+)
+def test_question_corpora(path: str, format: str, count: int, thoughts: int | None) -> None:
+    units = read_any(path)
+    assert len(units) == count
+    assert format_votes(units[:64]) == {format: 64}
+    seen = 0
+    for unit in units:
+        conversation = one(format, unit)
+        question, answer = conversation.messages
+        said = [part.text for part in answer.parts if part.kind == "text"]
+        thought = [part.text for part in answer.parts if part.kind == "thinking"]
+        seen += len(thought)
+        if format == "svamp":
+            assert [question.rebuild(), thought, said] == [
+                unit["Body"] + unit["Question"], [unit["Equation"]], [str(unit["Answer"])],
+            ]  # fmt: skip
+        elif format == "aqua":
+            assert question.rebuild() == unit["question"] + "".join(unit["options"])
+            assert [thought, said] == [[unit["rationale"]], [unit["correct"]]]
+        elif format == "prontoqa":
+            assert question.rebuild() == unit["question"] + "".join(unit["options"]) + unit["context"]
+            assert [thought, said] == [unit["explanation"], [unit["answer"]]]
+        else:
+            assert [question.rebuild(), thought, said] == [unit["question"], unit["steps"], [unit["answer"]]]
+        assert missing(unit, [conversation]) == set()
+    assert thoughts is None or seen == thoughts
+
+
+def test_what_the_code_in_a_solution_puts_out_is_the_tools() -> None:
+    solution = "Count.\n<llm-code>\nprint(4)\n</llm-code>\n<llm-code-output>\n4\n</llm-code-output>\nSo it is 4."
+    (conversation,) = convert("math_solution", {"problem": "p", "generated_solution": solution, "answer": "4"})
+    assert isinstance(conversation, Conversation)
+    assert "".join(m.rebuild() for m in conversation.messages[1:]) == solution
+    results = [p.text for m in conversation.messages if m.role == "tool" for p in m.parts]
+    assert [text.strip() for text in results] == ["4"]
+    assert conversation.extra["answer"] == "4"

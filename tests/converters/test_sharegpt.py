@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.common import json_text
+from converters.shared.fields import json_text
 from converters.sharegpt import convert, detect
 from pipeline.conversation import Conversation, Message, Part, RecordError
 
@@ -33,12 +33,15 @@ def test_roles() -> None:
         "assistant",
         "chatgpt",
         "model",
+        "bing",
+        "bard",
         "observation",
         "tool",
         "function_response",
+        "tool_response",
     )
     roles = [m.role for m in messages(*((name, "x") for name in named))]
-    assert roles == ["system", "user", "user", *["assistant"] * 4, *["tool"] * 3]
+    assert roles == ["system", "user", "user", *["assistant"] * 6, *["tool"] * 4]
 
 
 def test_an_empty_value_is_a_message_without_parts() -> None:
@@ -168,7 +171,7 @@ def test_role_and_content_stand_in_for_from_and_value() -> None:
         ({"conversations": "a"}, "wrong_type"),
         ({"conversations": [{"from": "human"}]}, "missing_field"),
         ({"conversations": [{"value": "a"}]}, "missing_field"),
-        ({"conversations": [{"from": "bing", "value": "a"}]}, "unknown_role"),
+        ({"conversations": [{"from": "narrator", "value": "a"}]}, "unknown_role"),
         ({"conversations": [{"from": "human", "value": None}]}, "wrong_type"),
         ({"conversations": [{"from": "human", "value": ""}]}, "empty_conversation"),
         ({"conversations": [HUMAN], "system": 1}, "wrong_type"),
@@ -183,3 +186,53 @@ def test_what_cannot_be_honoured_is_rejected_with_its_code(unit: Any, code: str)
 def test_unused_message_keys_do_not_overwrite_the_records_own() -> None:
     conversation = one({"messages": "mine", "conversations": [{**HUMAN, "k": 1}]})
     assert conversation.extra == {"messages": "mine", "messages_": {"0": {"k": 1}}}
+
+
+def test_hermes_calls_and_responses_stand_between_tags() -> None:
+    calls = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    out = messages(
+        ("system", "<tools>[]</tools>"),
+        ("human", "a"),
+        ("gpt", f"One moment.\n{calls}\n{calls}"),
+        ("tool", "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"),
+        ("gpt", "b"),
+    )
+    assert [[(p.kind, p.text) for p in m.parts] for m in out[2:]] == [
+        [("text", "One moment."), ("tool_call", '{"a": 1}'), ("tool_call", '{"a": 1}')],
+        [("tool_result", "1"), ("tool_result", "2")],
+        [("text", "b")],
+    ]
+    assert messages(("human", "a"), ("function_call", calls))[1].parts[0].name == "f"
+
+
+def test_one_response_tag_around_the_list_of_several_results() -> None:
+    out = messages(("human", "a"), ("function_call", CALLS), ("tool", "<tool_response>[1, 2]</tool_response>"))
+    assert out[2] == Message(
+        "tool",
+        (
+            Part("tool_result", "1", before="<tool_response>["),
+            Part("tool_result", "2", before=", ", after="]</tool_response>"),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        {"conversation": [HUMAN, {"from": "gpt", "value": "a"}]},
+        {"items": [HUMAN, {"from": "bard", "value": "a"}]},
+        {"conversations": [{"user": "human", "text": "hi"}, {"user": "gpt", "text": "a"}]},
+        {"conversations": [{"role": "user", "value": "hi"}, {"role": "model", "value": "a"}]},
+        {"conversations": [{"from": "human", "content": "hi"}, {"from": "gpt", "content": "a"}]},
+    ],
+)
+def test_other_names_of_the_list_and_of_its_keys(unit: Any) -> None:
+    assert detect(unit)
+    assert one(unit).messages == (Message("user", (Part("text", "hi"),)), Message("assistant", (Part("text", "a"),)))
+    assert one(unit).extra == {}
+
+
+def test_detect_leaves_other_shapes_alone() -> None:
+    assert not detect({"conversation": [{"role": "user", "text": "a", "apis": []}]})
+    assert not detect({"items": [{"name": "saw"}]})
+    assert not detect({"conversations": [{"from": "human"}]})

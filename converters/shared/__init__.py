@@ -1,0 +1,1 @@
+"""What several formats use: checked access to fields, session logs, pieces of streams."""
