@@ -33,6 +33,9 @@ from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer
 #: Source units that are converted at a time: so many, or fewer that together hold so many bytes (one may hold more).
 BATCH_UNITS, BATCH_BYTES = 256, 1 << 20
 
+#: Characters of a reject row's message; some quote a key or a value of the source.
+MESSAGE_LIMIT = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class ConvertConfig:
@@ -352,7 +355,7 @@ def reject_row(unit: Mapping[str, Any], stage: str, code: str, message: str) -> 
         "index": unit["index"],
         "stage": stage,
         "code": code,
-        "message": message,
+        "message": message if len(message) <= MESSAGE_LIMIT else message[:MESSAGE_LIMIT] + "…",
         "license": unit["license"],
         "sha256": unit["sha256"],
         "bytes": unit.get("bytes", len(raw)),

@@ -85,7 +85,7 @@ def split_results(conversation: Conversation, cells: Sequence[int], room: int, c
     origin: list[int] = []
     sizes: list[int] = []
     for i, message in enumerate(conversation.messages):
-        large = message.role == "tool" and cells[i] > room and message.parts
+        large = message.role == "tool" and cells[i] > room > 0 and message.parts
         p = max(range(len(message.parts)), key=lambda j: len(message.parts[j].text)) if large else 0
         if not large or message.parts[p].kind != "tool_result":
             messages.append(message)

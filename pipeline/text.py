@@ -63,18 +63,18 @@ def cut_tokens(text: str, token_ends: npt.NDArray[np.int64], size: int) -> list[
     """
     data = text.encode()
     pieces: list[tuple[int, int]] = []
-    start = done = 0
+    start = done = low = 0
     size = max(size, 1)
     while len(token_ends) - done > size:
-        end = len(data[: int(token_ends[done + size - 1])].decode(errors="ignore"))
-        end = max(end, start + 1)
+        end = start + max(len(data[low : int(token_ends[done + size - 1])].decode(errors="ignore")), 1)
         for mark in ("\n", " "):
-            if (found := text.rfind(mark, start + (end - start) // 2, end)) > 0:
+            if (found := text.rfind(mark, start + (end - start) // 2, end)) > start:
                 end = found
                 break
         while end < len(text) and not is_grapheme_boundary(text, end):
             end += 1
-        upto = int(np.searchsorted(token_ends, len(text[:end].encode()), side="left")) + 1
+        low += len(text[start:end].encode())
+        upto = int(np.searchsorted(token_ends, low, side="left")) + 1
         pieces.append((end, upto - done))
         start, done = end, upto
     return [*pieces, (len(text), len(token_ends) - done)] if start < len(text) else pieces

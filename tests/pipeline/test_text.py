@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import Literal
 
+import numpy as np
 import pytest
 import regex
 from conversation_cases import QUICK, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.text import LONG_SENTENCE, cut, is_grapheme_boundary
+from pipeline.text import LONG_SENTENCE, cut, cut_tokens, is_grapheme_boundary
 
 
 @settings(QUICK, max_examples=150)
@@ -85,3 +86,19 @@ def test_runs_of_anything_take_linear_time(piece: str) -> None:
     for unit in ("sentence", "paragraph"):
         assert cut(text, unit)[-1] == len(text)  # type: ignore[arg-type]
     assert time.monotonic() - began < 5
+
+
+@given(st.text(alphabet="ab \nxé\u0301窑👩", max_size=60), st.integers(-3, 9))
+def test_a_long_text_is_cut_into_pieces_of_so_many_tokens_that_join_to_it(text: str, size: int) -> None:
+    ends = np.cumsum([len(c.encode()) for c in text], dtype=np.int64)
+    pieces = cut_tokens(text, ends, size)
+    offsets = [0, *(end for end, _ in pieces)]
+    assert offsets == sorted(set(offsets))
+    assert offsets[-1] == len(text)
+    assert sum(tokens for _, tokens in pieces) == len(text)
+    assert all(is_grapheme_boundary(text, end) for end, _ in pieces)
+
+
+def test_a_text_whose_spaces_stand_where_pieces_begin_is_cut_to_its_end() -> None:
+    text = " a b c"
+    assert cut_tokens(text, np.arange(1, 7, dtype=np.int64), 1)[-1][0] == len(text)
