@@ -5,12 +5,14 @@ Nothing here is computed as a difference: every side is counted, and the counts 
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConservationError
@@ -22,6 +24,33 @@ Pointer = tuple[str, str, int]
 _OUTCOMES = ("converted", "input_only", "excluded", "rejected")
 
 
+_T = TypeVar("_T")
+
+
+def _reads(function: Callable[[Path], _T]) -> Callable[[Path], _T]:
+    """A function of a Parquet file that raises ConservationError where the file is not there or cannot be read."""
+
+    @functools.wraps(function)
+    def read(path: Path) -> _T:
+        try:
+            return function(path)
+        except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
+            raise ConservationError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
+
+    return read
+
+
+@_reads
+def _rows(path: Path) -> int:
+    return int(pq.read_metadata(path).num_rows)
+
+
+@_reads
+def _ledger(path: Path) -> dict[Pointer, dict[str, Any]]:
+    return {(r["corpus"], r["path"], r["index"]): r for r in pq.read_table(path).to_pylist()}
+
+
+@_reads
 def _pointers(path: Path) -> Counter[Pointer]:
     found: Counter[Pointer] = Counter()
     if path.exists():
@@ -30,6 +59,7 @@ def _pointers(path: Path) -> Counter[Pointer]:
     return found
 
 
+@_reads
 def _record_pointers(path: Path) -> Counter[Pointer]:
     found: Counter[Pointer] = Counter()
     if path.exists():
@@ -54,7 +84,7 @@ def recount_ingest(units: Sequence[Path], rejects: Sequence[Path], counters: Map
     found: Counter[str] = Counter(out=0, rejected=0, values=0, joined=0)
     for path in units:
         found.update(_values_of(path))
-    found["rejected"] = sum(pq.read_metadata(path).num_rows for path in rejects)
+    found["rejected"] = sum(map(_rows, rejects))
     expected = {
         "out": counters["out"],
         "rejected": counters["rejected"],
@@ -67,6 +97,7 @@ def recount_ingest(units: Sequence[Path], rejects: Sequence[Path], counters: Map
     return dict(found)
 
 
+@_reads
 def _values_of(path: Path) -> Counter[str]:
     """How many units a shard holds, the values in them, and those of companions that were joined."""
     from converters import CONVERTERS
@@ -113,7 +144,7 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
         raise ConservationError(f"{what}: the ledger is missing")
     given = _pointers(units)
     _same(what, "units", given, _pointers(ledger_path), "ledger")
-    ledger = {(r["corpus"], r["path"], r["index"]): r for r in pq.read_table(ledger_path).to_pylist()}
+    ledger = _ledger(ledger_path)
     for row in ledger.values():
         _fits(what, row)
     promised = {
@@ -125,9 +156,9 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
         path = convert / f"{name}-{number:05d}.parquet"
         _same(what, "ledger", expected, _pointers(path) if name == "rejects" else _record_pointers(path), path.name)
     tokens = sorted(convert.glob(f"tokens-*-{number:05d}.parquet"))
-    records = pq.read_metadata(convert / f"records-{number:05d}.parquet").num_rows
+    records = _rows(convert / f"records-{number:05d}.parquet")
     for path in tokens:
-        if (rows := pq.read_metadata(path).num_rows) != records:
+        if (rows := _rows(path)) != records:
             raise ConservationError(f"{what}: {records} records, but {rows} rows in {path.name}")
     counts = Counter(str(r["outcome"]) for r in ledger.values())
     counts["in"] = given.total()
@@ -163,12 +194,17 @@ def _same(what: str, left_name: str, left: Counter[Pointer], right: Counter[Poin
 
 def id_sum(paths: list[Path]) -> tuple[int, int]:
     """How many records the files hold, and the sum of their ids: equal for two sets of files with the same records."""
+    sums = [_id_sum(path) for path in paths]
+    return sum(count for count, _ in sums), sum(total for _, total in sums)
+
+
+@_reads
+def _id_sum(path: Path) -> tuple[int, int]:
     count = total = 0
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(8192, columns=["id"]):
-            ids = batch.column("id").to_pylist()
-            count += len(ids)
-            total += sum(int(i, 16) for i in ids)
+    for batch in pq.ParquetFile(path).iter_batches(8192, columns=["id"]):
+        ids = batch.column("id").to_pylist()
+        count += len(ids)
+        total += sum(int(i, 16) for i in ids)
     return count, total
 
 

@@ -79,12 +79,14 @@ def _findings(c: EventColumns) -> Iterator[Finding]:
         if not len(unread):
             continue
         read = np.flatnonzero(done) + low
-        evidence = tuple(
-            (key, at - low)
-            for key, at in _too_early(
-                texts[event], [(texts[u], u) for u in unread.tolist()], [texts[r] for r in read.tolist()]
+        evidence: tuple[tuple[str, int], ...] = ()
+        if mentions(texts[event]).required or ngrams(texts[event]):
+            evidence = tuple(
+                (key, at - low)
+                for key, at in _too_early(
+                    texts[event], [(texts[u], u) for u in unread.tolist()], [texts[r] for r in read.tolist()]
+                )
             )
-        )
         verdict: Verdict = "clear" if not evidence else "leak" if ordered else "weak"
         yield Finding(record, event - low, verdict, evidence)
 

@@ -83,10 +83,12 @@ def find_files(source: InputSource, base: Path) -> Listing:
 
 def _find_local(source: InputSource, path: Path) -> Listing:
     if path.is_dir():
-        found = [(p.relative_to(path).as_posix(), p) for p in sorted(path.rglob("*")) if p.is_file()]
+        # A link that leads nowhere may stand for data: it is told when it is read. A link to a folder is not followed.
+        below = [p for p in sorted(path.rglob("*")) if not p.is_dir() or p.is_symlink()]
+        found = [(p.relative_to(path).as_posix(), p) for p in below]
         return _folder(source, str(path), path.resolve().name, found)
     if any(mark in (source.path or "") for mark in "*?[") and not path.is_file():
-        matched = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+        matched = [p for p in _once(map(Path, glob.glob(str(path), recursive=True))) if not p.is_dir()]
         if not matched:
             raise InputError(f"no file matches {path}")
         root = path
@@ -101,6 +103,14 @@ def _find_local(source: InputSource, path: Path) -> Listing:
     if not path.exists():
         raise InputError(f"{path} is not there")
     return _one(source, path, path.name, path.resolve().parent.name, str(path.parent))
+
+
+def _once(paths: Iterable[Path]) -> list[Path]:
+    """The paths without those that lead to a file of another one through a link to a folder above it."""
+    found: dict[Path, Path] = {}
+    for path in sorted(paths, key=lambda path: len(path.parts)):
+        found.setdefault(path.parent.resolve() / path.name, path)
+    return sorted(found.values())
 
 
 def _find_remote(source: InputSource) -> Listing:
@@ -128,13 +138,18 @@ def _folder(
     found = list(found)
     of_datasets = _metadata_of_datasets([pointer for pointer, _ in found])
     for pointer, place in found:
-        if is_data_name(place.name) and pointer not in of_datasets:
+        if is_data_name(place.name) and pointer not in of_datasets and not _is_no_file(place):
             _expand(source, place, pointer, corpus, root, files, ignored)
         else:
             ignored.append(f"{corpus}/{pointer}")
     if not files:
         raise InputError(f"{title or root} holds no data file ({', '.join(DATA_SUFFIXES)}, plain or packed)")
     return Listing(tuple(files), tuple(ignored))
+
+
+def _is_no_file(place: Place) -> bool:
+    """Whether a path is a device, a pipe or a link to a folder."""
+    return isinstance(place, Path) and place.exists() and not place.is_file()
 
 
 def _metadata_of_datasets(pointers: list[str]) -> set[str]:

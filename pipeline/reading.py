@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -250,11 +251,17 @@ def unknown_format(head: Sequence[Unit]) -> str:
     """Why ``detect`` found no format, in words."""
     values = sniff(head)
     if not values:
-        return f"none of its first {len(head)} records is JSON"
+        return _unusable(head)
     first = values[0]
     shape = f"keys {', '.join(list(first)[:12])}" if isinstance(first, dict) else f"a {type(first).__name__}"
     near = _nearest(first)
     return f"no known format (its first record has {shape}{'; nearest: ' + ', '.join(near) if near else ''})"
+
+
+def _unusable(head: Sequence[Unit]) -> str:
+    first = head[0]
+    message = f"{first.too_large} bytes, more than max_unit_bytes" if first.too_large else _problem(first)[1]
+    return f"none of its first {len(head)} records is JSON that can be used; the first: {message}"
 
 
 def _nearest(value: Any) -> list[str]:
@@ -274,7 +281,10 @@ def _nearest(value: Any) -> list[str]:
 
 
 class _Whole:
-    """The values of a file as one JSON list, or why they make none. Over the limit only its beginning is held."""
+    """The values of a file as one JSON list, or why they make none. Over the limit only its beginning is held.
+
+    A last value that is no JSON, as the line that a log's writer was stopped at, stands in the list as a JSON string.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -283,15 +293,24 @@ class _Whole:
         self._size = 0
         self.values = 0
         self._problem = ("", "")
+        self._cut: tuple[bytes, str] | None = None
 
     def add(self, unit: Unit) -> None:
         """Adds the next value."""
-        if not self._problem[0]:
-            code, message = _problem(unit)
-            self._problem = (code, f"value {self.values} of the file: {message}" if code else "")
+        if self._cut is not None:
+            self._problem = self._problem if self._problem[0] else ("not_json", self._cut[1])
+            self._put(self._cut[0], len(self._cut[0]))
+            self._cut = None
+        code, message = _problem(unit)
+        message = f"value {self.values} of the file: {message}" if code else ""
         self._put(b"," if self.values else b"[", 1)
-        self._put(unit.raw, unit.too_large or len(unit.raw))
         self.values += 1
+        if code == "not_json" and self.values > 1:
+            self._cut = (unit.raw, message)
+            return
+        if not self._problem[0]:
+            self._problem = (code, message)
+        self._put(unit.raw, unit.too_large or len(unit.raw))
 
     def _put(self, piece: bytes, size: int) -> None:
         self._digest.update(piece)
@@ -303,6 +322,9 @@ class _Whole:
 
     def unit(self) -> Unit:
         """The unit. Of a file with a value over the limit the digest is of what was kept of that value."""
+        if self._cut is not None:
+            text = json.dumps(self._cut[0].decode(errors="backslashreplace")).encode()
+            self._put(text, len(text))
         self._put(b"]", 1)
         code, message = self._problem
         too_large = self._size if self._size > self._limit else 0

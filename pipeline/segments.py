@@ -163,11 +163,16 @@ def cut_script(script: Script, cells: Sequence[int], max_cells: int) -> list[tup
     is longer than ``max_cells``, in cells or, on a clock of real time, in rows.
     """
     segments: list[list[int]] = []
+    held = began = 0
     for piece in _quiet_pieces(script):
-        if segments and _script_size(script, cells, segments[-1] + piece) <= max_cells:
+        said = sum(cells[i] for i in piece)
+        start, stop = script.utterances[piece[0]].starts[0], max(script.utterances[i].stops[-1] for i in piece)
+        if segments and max(held + said, _rows(script, began, stop)) <= max_cells:
             segments[-1].extend(piece)
-        elif (size := _script_size(script, cells, piece)) <= max_cells:
+            held += said
+        elif (size := max(said, _rows(script, start, stop))) <= max_cells:
             segments.append(piece)
+            held, began = said, start
         else:
             raise RecordError(
                 "exceeds_window",
@@ -189,14 +194,12 @@ def _quiet_pieces(script: Script) -> Iterator[list[int]]:
         yield piece
 
 
-def _script_size(script: Script, cells: Sequence[int], piece: Sequence[int]) -> int:
-    said = replace(script, utterances=tuple(script.utterances[i] for i in piece))
-    return max(sum(cells[i] for i in piece), rows_of(said))
-
-
 def rows_of(script: Script) -> int:
     """The rows that a script lasts on a clock of real time, however little is said; 0 on other clocks."""
-    if script.ms_per_row is None or not script.utterances:
+    if not script.utterances:
         return 0
-    first, last = script.utterances[0].starts[0], max(u.stops[-1] for u in script.utterances)
-    return int((last - first) / script.ms_per_row) + 1
+    return _rows(script, script.utterances[0].starts[0], max(u.stops[-1] for u in script.utterances))
+
+
+def _rows(script: Script, first: int, last: int) -> int:
+    return 0 if script.ms_per_row is None else int((last - first) / script.ms_per_row) + 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,12 @@ def validate(
         tokens = [
             p for p in files.tokens if p.parent == place.parent and p.name.endswith(place.name.removeprefix("records"))
         ]
-        _shard(place, tokens, report, tokenizers, progress)
+        try:
+            _shard(place, tokens, report, tokenizers, progress)
+        except InputError as error:
+            if path == place:
+                raise
+            report.fail("files", str(place), str(error))
     if not files.tokens:
         report.notes.append("no token shards were there to compare with")
     return report
@@ -92,9 +98,11 @@ def _books(path: Path, report: Report) -> None:
             for problem in damaged(stage, manifest.outputs):
                 report.fail("files", str(stage), problem)
     ingest, convert, dataset = path / folders.INGEST, path / folders.CONVERT, path / folders.DATASET
-    try:
-        if (read := read_manifest(ingest)) is not None:
+    read = read_manifest(ingest)
+    with _recounted(path, report):
+        if read is not None:
             recount_ingest(read.paths(ingest, "units-"), read.paths(ingest, "rejects-"), read.counters)
+    with _recounted(path, report):
         if read is not None and read_manifest(convert):
             report.checked["books"] += recount_convert(ingest, convert)["in"]
         if read_manifest(dataset) and read_manifest(convert):
@@ -104,6 +112,12 @@ def _books(path: Path, report: Report) -> None:
                 if (path / s).is_dir()
             ]
             recount_dataset(inputs, dataset, sorted(convert.glob("input-only-*.parquet")))
+
+
+@contextmanager
+def _recounted(path: Path, report: Report) -> Iterator[None]:
+    try:
+        yield
     except ConservationError as error:
         report.fail("conservation", str(path), str(error))
 
@@ -117,15 +131,12 @@ def _shard(
 ) -> None:
     from schemas import violations
 
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
+    file = _parquet(path)
     if not file.schema_arrow.equals(RECORDS):
         report.fail("columns", path.name, "the columns are not those of stream-record/1")
         return
-    grids = [pq.ParquetFile(p).iter_batches(512) for p in tokens]
-    for batch in file.iter_batches(512):
+    grids = [_batches(p) for p in tokens]
+    for batch in _batches(path):
         table = pa.Table.from_batches([batch])
         report.records += table.num_rows
         report.checked["schema"] += table.num_rows
@@ -145,6 +156,21 @@ def _shard(
     for grid, place in zip(grids, tokens, strict=True):
         if next(grid, None) is not None:
             report.fail("tokens", place.name, "more token rows than records")
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    file = _parquet(path)
+    try:
+        yield from file.iter_batches(512)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _leaks(table: pa.Table, ids: list[str], report: Report) -> None:

@@ -42,6 +42,11 @@ def main() -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}")
+    except Exception as error:
+        if not type(error).__module__.startswith("pyarrow"):
+            raise
+        # Arrow is only imported inside the commands; what it cannot read is a file that is damaged.
+        _fail(f"{str(error).splitlines()[0]}; if a file is damaged, `multistream validate` names it")
     else:
         if code == _INTERRUPTED:
             _fail("interrupted; what was finished is kept, run the same command to go on", code)

@@ -58,6 +58,7 @@ class Archive:
         self.members: list[Member | Broken] = []
         #: Names that are no files, or none that can hold data: links, devices.
         self.skipped: list[str] = []
+        self._paths: set[str] = set()
         try:
             self._list()
         except (*DAMAGED, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, struct.error, ValueError) as error:
@@ -83,6 +84,9 @@ class Archive:
             path.encode()
         except UnicodeEncodeError:
             raise ArchiveError(f"{self.place} has a member whose name is not UTF-8: {path!a}") from None
+        if path in self._paths:
+            raise ArchiveError(f"{self.place} has two members of one name, {path}: unpack it first")
+        self._paths.add(path)
         self.members.append(Member(self, path, where))
 
 
@@ -107,10 +111,15 @@ class ZipArchive(Archive):
 
     def _list(self) -> None:
         self._refuse_large_directory()
-        for info in self._opened().infolist():
-            if info.is_dir():
+        infos = self._opened().infolist()
+        if (before := min((info.header_offset for info in infos), default=0)) > 0:
+            raise ArchiveError(
+                f"{self.place} has {before} bytes before its first member: is it two archives in one file? unpack it first"
+            )
+        for info in infos:
+            if info.filename.endswith("/"):
                 continue
-            if stat.S_ISLNK(info.external_attr >> 16):
+            if not info.filename or stat.S_ISLNK(info.external_attr >> 16):
                 self.skipped.append(info.filename)
             elif info.flag_bits & 1:
                 raise ArchiveError(f"{self.place} is encrypted: decrypt it first")
@@ -182,8 +191,11 @@ class TarArchive(Archive):
                     self.skipped.append(info.name)
                 tar.members = []  # type: ignore[attr-defined]
             end: bytes = stream.block(tar.offset)
-        while stream.read(CHUNK):
-            pass
+        goes_on = stream.any_behind(tar.offset)
+        while data := stream.read(CHUNK):
+            goes_on = goes_on or bool(data.strip(b"\x00"))
+        if end == bytes(_BLOCK) and goes_on:
+            raise ArchiveError(f"{self.place} goes on after its end: is it two archives in one file? unpack it first")
         return end
 
     def _read_at(self, position: int, size: int) -> bytes:
@@ -229,6 +241,10 @@ class _Remembering:
     def block(self, position: int) -> bytes:
         at = position - (self._read - len(self._last))
         return self._last[at : at + _BLOCK] if at >= 0 else b""
+
+    def any_behind(self, position: int) -> bool:
+        """Whether anything but zeros was read behind a position."""
+        return bool(self._last[max(0, position - (self._read - len(self._last))) :].strip(b"\x00"))
 
 
 class _Slice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import io
 import json
 import math
@@ -12,7 +13,7 @@ from typing import IO, Any
 
 from pipeline.containers.json_lines import looks_like_lines, read_lines
 from pipeline.containers.places import Place
-from pipeline.containers.units import CHUNK, WHOLE, Unit, unit_of
+from pipeline.containers.units import CHUNK, RAW_LIMIT, WHOLE, Unit, unit_of
 from pipeline.errors import InputError
 
 Buffered = io.BufferedReader
@@ -24,8 +25,9 @@ class _Scanner:
     def __init__(self, place: Place, stream: Buffered[Any], limit: int) -> None:
         self._place, self._stream, self._limit = place, stream, limit
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
-        # Values are only measured here; numbers of any length stay the text they are.
-        self._decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+        # Values are only measured here: numbers of any length stay the text they are, and a control character in a
+        # text, which JSON does not have, costs that value only.
+        self._decoder = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
         self._text, self._at, self._step = "", 0, CHUNK
         self._ended = False
 
@@ -173,11 +175,17 @@ def read_object(place: Place, stream: Buffered[Any], limit: int) -> Iterator[Uni
         whole = Buffered(_Chained(data, stream), CHUNK)
         if _opens_list(place, data, limit, lists):
             yield from read_listed(place, whole, limit, lists)
-        else:
+        elif _opens_records(place, data, limit):
             yield from read_elements(place, whole, limit, keyed=True)
+        else:
+            digest, size = hashlib.sha256(), 0
+            while piece := whole.read(CHUNK):
+                digest.update(piece)
+                size += len(piece)
+            yield Unit(0, data[:RAW_LIMIT], digest.hexdigest(), too_large=size)
         return
     try:
-        value = json.loads(data, parse_int=_integer)
+        value = json.loads(data, parse_int=_integer, strict=False)
     except json.JSONDecodeError as error:
         raise InputError(f"{place} is cut short or no JSON: {error.msg} at line {error.lineno}") from error
     except UnicodeDecodeError as error:
@@ -211,6 +219,22 @@ def _opens_list(place: Place, data: bytes, limit: int, lists: Collection[str]) -
             scanner.take()
     except InputError:
         return False
+
+
+def _opens_records(place: Place, data: bytes, limit: int) -> bool:
+    """Whether the beginning of an object shows nothing but objects in it."""
+    scanner = _Scanner(place, Buffered(io.BytesIO(data)), limit)
+    scanner.take()
+    try:
+        while True:
+            scanner.value("a key")
+            scanner.take()
+            if scanner.peek() not in ("{", ""):
+                return False
+            scanner.value("a value")
+            scanner.take()
+    except InputError:
+        return True
 
 
 def _members(place: Place, data: bytes, limit: int) -> Iterator[tuple[str, str]]:

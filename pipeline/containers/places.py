@@ -17,6 +17,9 @@ from pipeline.errors import InputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
+#: What ``fsspec`` says of a server that sends a file only from its start.
+_ONLY_WHOLE_SAID = ("range requests", "Cannot seek streaming")
+
 _ONLY_WHOLE = "its server sends files only as a whole, but this one must be read in parts: download it first"
 
 #: What file systems call the version of a file, in ``fsspec``'s ``info``.
@@ -105,7 +108,7 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        return posixpath.basename(urlsplit(self.url).path.rstrip("/"))
+        return _name(self.system, self.path)
 
     def __str__(self) -> str:
         return self.url
@@ -198,11 +201,19 @@ class _one_line:
         if not isinstance(error, Exception) or isinstance(error, InputError):
             return
         if isinstance(error, FileNotFoundError):
-            raise InputError(f"{self._url} is not there") from error
+            if error.__cause__ is None or getattr(error.__cause__, "status", None) in (404, 410):
+                raise InputError(f"{self._url} is not there") from error
+            # Over HTTP ``fsspec`` calls whatever went wrong so.
+            error = error.__cause__
         said = in_one_line(error)
-        if isinstance(error, ValueError) and "range requests" in said:
+        if isinstance(error, ValueError) and any(known in said for known in _ONLY_WHOLE_SAID):
             raise InputError(f"{self._url}: {_ONLY_WHOLE}") from error
         raise InputError(f"{self._url} cannot be read: {said}") from error
+
+
+def _name(system: Any, path: str) -> str:
+    """The last part of a path; over HTTP, where paths are URLs, without its query."""
+    return posixpath.basename((urlsplit(path).path if _is_http(system) else path).rstrip("/"))
 
 
 def is_url(path: str) -> bool:
@@ -260,5 +271,4 @@ def find_remote(url: str) -> Found:
         if path.endswith("/") or (not http and system.isdir(path)):
             return Found(path.rstrip("/"), tuple(below(path, system.find(path))), alone=False)
         system.info(path)
-    name = posixpath.basename(urlsplit(url).path.rstrip("/"))
-    return Found(posixpath.dirname(path), ((name, place(path)),), alone=True)
+    return Found(posixpath.dirname(path), ((_name(system, path), place(path)),), alone=True)

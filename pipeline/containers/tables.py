@@ -72,8 +72,9 @@ def read_arrow(place: Place, stream: io.BufferedReader[Any], limit: int) -> Iter
     except (pa.ArrowException, ValueError, OSError, EOFError) as error:
         raise InputError(f"{place} is cut short or no readable Arrow data: {in_one_line(error)}") from error
     ended = reader.tail == _END
-    while is_file and reader.read(min(CHUNK, WHOLE * limit)):
-        pass
+    while after := reader.read(min(CHUNK, WHOLE * limit)):
+        if not is_file and after.strip(b"\x00"):
+            raise InputError(f"{place} goes on after the end of its Arrow data: is it two streams in one file?")
     if not ended or (is_file and not reader.tail.endswith(ARROW_FILE.rstrip(b"\x00"))):
         raise InputError(f"{place} is cut short: the mark at the end of Arrow data is missing")
 

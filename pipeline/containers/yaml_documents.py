@@ -63,7 +63,7 @@ def read_yaml(place: Place, stream: io.BufferedReader[Any], limit: int) -> Itera
                 index += 1
     except UnicodeDecodeError as error:
         raise InputError(f"{place} is not UTF-8: {error.reason}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{place} is no YAML that can be read: {in_one_line(error)}") from error
 
 

@@ -134,8 +134,6 @@ def test_bad_lines_become_reject_rows_with_source_and_reason(tmp_path: Path) -> 
 
 
 def test_a_line_of_50_megabytes_is_a_reject_row_and_stays_out_of_memory(tmp_path: Path) -> None:
-    import resource
-
     with (tmp_path / "math.jsonl").open("w") as file:
         for i in range(60):
             file.write(GOOD)
@@ -144,13 +142,19 @@ def test_a_line_of_50_megabytes_is_a_reject_row_and_stays_out_of_memory(tmp_path
                 for _ in range(50):
                     file.write("word " * 209_715)
                 file.write('", "answer": "#### 1"}\n')
-    done = run("convert", tmp_path / "math.jsonl", "--out", tmp_path / "out", "--json", "--workers", "1")
+    measured = (
+        "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    convert = ["-m", "pipeline.cli", "convert", tmp_path / "math.jsonl", "--out", tmp_path / "out", "--workers", "1"]
+    command = [sys.executable, "-c", measured, sys.executable, *map(str, convert)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {i: (s, c) for i, (s, c, _) in rejects(tmp_path / "out").items()} == {31: ("ingest", "too_large")}
     row = pq.read_table(tmp_path / "out" / "ingest" / "rejects-00000.parquet").to_pylist()[0]
     assert row["bytes"] > 50_000_000
     assert len(row["raw"]) == 65_536
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 900 * 1024
+    assert int(done.stdout) < 900 * 1024
 
 
 def test_a_lone_object_and_an_object_of_records_are_told_apart(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from conftest import CORPORA
+from raw_walker import CORPORA
 
 from pipeline.conversation import Conversation
 

@@ -525,9 +525,9 @@ def test_whatever_converts_can_be_laid_out(data: st.DataObject) -> None:
         laid_out = events(script)
     except RecordError as error:
         # One token covers pieces (here: newlines) between which another stream speaks.
-        assert error.code == "cycle"
-        assert any("\n\n" in text for text in texts)
-        return
+        if error.code == "cycle" and any("\n\n" in text for text in texts):
+            return
+        raise
     for name, text, _, _ in laid_out:
         told[name] = told.get(name, "") + text
     for name, text in told.items():

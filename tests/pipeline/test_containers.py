@@ -204,10 +204,11 @@ def test_memory_does_not_grow_with_a_table(tmp_path: Path) -> None:
         write_arrow_stream(table, tmp_path / f"{name}.arrow", rows=1000)
     for suffix in ("parquet", "arrow"):
         pool = pa.default_memory_pool()
+        before = pool.bytes_allocated()
         small = peak(lambda s=suffix: sum(1 for _ in read_units(tmp_path / f"small.{s}", LIMIT)))
         large = peak(lambda s=suffix: sum(1 for _ in read_units(tmp_path / f"large.{s}", LIMIT)))
         assert large < 2 * small + (1 << 20)
-        assert pool.bytes_allocated() < 64 << 20
+        assert pool.bytes_allocated() - before < 32 << 20
 
 
 def test_rows_of_a_dataset_saved_to_disk_are_read_without_its_metadata(tmp_path: Path) -> None:
@@ -737,7 +738,8 @@ def test_files_are_read_over_http(server: tuple[str, Path, bool], members: dict[
 
 SQUAD = (
     '{"version": "1.1", "data": [{"title": "A", "paragraphs": [{"context": "Lit in 1811.", "qas": [{"id": "q",'
-    ' "question": "When?", "answers": [{"text": "1811", "answer_start": 7}]}]}]},\n {"title": "B",  "paragraphs": [{"context": "x", "qas": []}]}],'
+    ' "question": "When?", "answers": [{"text": "1811", "answer_start": 7}]}]}]},\n'
+    ' {"title": "B",  "paragraphs": [{"context": "x", "qas": []}]}],'
     ' "made": [1, 2]}'
 )
 
@@ -753,4 +755,5 @@ def test_the_records_of_a_list_inside_an_object_are_units_each_in_the_object(tmp
         assert b'{"title": "B",  "paragraphs"' in units[1].raw
     else:
         assert [bool(u.too_large) for u in units] == [True, False]
-        assert json.loads(units[1].raw) == {"version": "1.1", "data": [{"title": "B", "paragraphs": [{"context": "x", "qas": []}]}]}
+        article = {"title": "B", "paragraphs": [{"context": "x", "qas": []}]}
+        assert json.loads(units[1].raw) == {"version": "1.1", "data": [article]}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.cli import main
 from pipeline.conservation import recount_convert, recount_dataset
 from pipeline.convert import ConvertConfig
 from pipeline.errors import ConservationError, PipelineError
@@ -152,3 +154,32 @@ def test_a_small_data_set_still_has_a_test_group(tmp_path: Path) -> None:
     converted = convert_stage(ingest, tmp_path / "convert", ConvertConfig(), workers=1)
     counters = dataset_stage([converted], tmp_path / "dataset", ShuffleConfig(test_fraction=0.0001)).manifest.counters
     assert (counters["train"], counters["test"]) == (2, 1)
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "gone"])
+def test_a_file_that_cannot_be_read_any_more_is_a_failure_with_its_name(built: Path, harm: str) -> None:
+    for path in sorted(built.rglob("*-00000*.parquet")):
+        data = path.read_bytes()
+        if harm == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(data[: len(data) // 2] if harm == "cut" else b"")
+        report = validate(built)
+        named = [f"{where} {message}" for found in report.offenders.values() for where, message in found]
+        assert any(path.name in text for text in named), path
+        path.write_bytes(data)
+    assert validate(built).ok
+
+
+@pytest.mark.parametrize("command", ["stats", "validate"])
+def test_a_damaged_file_is_no_traceback(
+    built: Path, command: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    for path in [*built.glob("dataset/train/records-*.parquet"), *built.glob("convert/rejects-*.parquet")]:
+        path.write_bytes(path.read_bytes()[:-20])
+    monkeypatch.setattr(sys, "argv", ["multistream", command, str(built)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "parquet" in "".join(capfd.readouterr()).lower()

@@ -172,13 +172,24 @@ def test_a_limit_takes_whole_files_and_cuts_none(tmp_path: Path) -> None:
 def test_a_file_with_a_value_that_cannot_be_used_is_one_reject_row(
     tmp_path: Path, last: bytes, code: str, says: str
 ) -> None:
-    put(tmp_path / "in", **{"a.jsonl": lines([EVENTS[0]] * 100) + last, "b.jsonl": lines(MATH)})
+    bad = lines([EVENTS[0]] * 100) + last + b"\n" + lines([EVENTS[0]])
+    put(tmp_path / "in", **{"a.jsonl": bad, "b.jsonl": lines(MATH)})
     result = ingest(tmp_path / "out", tmp_path / "in", config=IngestConfig(max_unit_bytes=50_000))
     (reject,) = rows(result, "rejects")
     assert (reject["path"], reject["index"], reject["code"]) == ("a.jsonl", 0, code)
     assert says in reject["message"]
     assert reject["raw"].startswith(b'[{"event"')
-    assert counters(result) == {"in": 7, "out": 6, "rejected": 1, "values": 107, "rejected_values": 101}
+    assert counters(result) == {"in": 7, "out": 6, "rejected": 1, "values": 108, "rejected_values": 102}
+
+
+@pytest.mark.parametrize("last", [b'{"event": "cut of', b'{"event": NaN}', b"\xff\xfe"])
+def test_a_last_line_that_its_writer_was_stopped_at_is_kept_as_text(tmp_path: Path, last: bytes) -> None:
+    put(tmp_path / "in", **{"a.jsonl": lines(EVENTS) + last})
+    result = ingest(tmp_path / "out", tmp_path / "in")
+    (row,) = rows(result)
+    assert json.loads(row["raw"]) == [*EVENTS, last.decode(errors="backslashreplace")]
+    assert row["sha256"] == hashlib.sha256(row["raw"]).hexdigest()
+    assert counters(result) == {"in": 1, "out": 1, "values": len(EVENTS) + 1}
 
 
 def test_a_file_of_many_values_over_the_limit_is_too_large_and_stays_out_of_memory(tmp_path: Path) -> None:
@@ -525,7 +536,7 @@ def everything(folder: Path) -> Path:
     """Inputs of every kind of unit and reject."""
     put(folder, **{"a.jsonl": lines(MATH), "log.jsonl": lines(EVENTS), "q.json": lines(ASKED), "odd.json": b"[1]"})
     return put(
-        folder, **{"keys_q.json": lines([*KEYS, {"nr": 7}]), "bad.json": b"?", "log2.jsonl": lines(EVENTS) + b"{"}
+        folder, **{"keys_q.json": lines([*KEYS, {"nr": 7}]), "bad.json": b"?", "log2.jsonl": b"{\n" + lines(EVENTS)}
     )
 
 

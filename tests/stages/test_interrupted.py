@@ -182,7 +182,7 @@ def test_the_recount_names_the_place_even_where_the_manifest_was_made_to_agree(
         recount_convert(out / "ingest", out / "convert")
     assert place in str(error.value)
     report = validate(out)
-    assert place in report.offenders["conservation"][0][1]
+    assert any(place in message for _, message in report.offenders["conservation"])
 
 
 @pytest.mark.parametrize("table", ["records", "tokens"])
