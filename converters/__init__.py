@@ -25,6 +25,7 @@ from converters import (
     copilot_session,
     cursor_session,
     cyberseceval,
+    dialogue,
     duplex_slices,
     gemini_contents,
     gemini_session,
@@ -34,8 +35,10 @@ from converters import (
     kimi_session,
     math_qa,
     math_solution,
+    message_rows,
     message_tree,
     metamath,
+    open_qa,
     openai_messages,
     openai_responses,
     openhands,
@@ -57,6 +60,7 @@ from converters import (
     toolbench,
     tooltalk,
     word_times,
+    xlam,
 )
 from pipeline.conversation import Conversation
 from pipeline.script import Script
@@ -128,7 +132,9 @@ _MODULES: tuple[Any, ...] = (
     sharegpt,
     think_tagged,
     message_tree,
+    message_rows,
     bfcl,
+    xlam,
     squad,
     hotpot,
     aqua,
@@ -144,6 +150,8 @@ _MODULES: tuple[Any, ...] = (
     context_qa,
     alpaca,
     seed_tasks,
+    open_qa,
+    dialogue,
     prompt_completion,
     chat_text,
 )
@@ -165,7 +173,7 @@ def format_votes(units: Sequence[Any]) -> dict[str, int]:
 
 
 def convert(format: str, unit: Any) -> Iterator[Converted]:
-    """The conversations of one unit; ``format`` as in ``parse_format``. Raises UnknownFormatError, while iterated RecordError."""
+    """The conversations of one unit, ``format`` as in ``parse_format``. Raises UnknownFormatError; iterated, RecordError."""
     return parse_format(format)[1](unit)
 
 

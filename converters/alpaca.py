@@ -16,6 +16,7 @@ from converters.shared.fields import (
     as_object,
     as_text,
     conversation,
+    opening_keys,
     opening_messages,
     optional_text,
     question_message,
@@ -61,7 +62,7 @@ def convert(unit: Any) -> Iterator[Conversation]:
     if not says_something(answer):
         raise RecordError("empty_answer", f"{answer_key} is empty")
     messages = [*opening_messages(record), question_message(instruction, *contexts), *answer]
-    yield conversation(messages, rest(record, {"instruction", *_CONTEXT_KEYS, "system", "history", answer_key}))
+    yield conversation(messages, rest(record, {"instruction", *_CONTEXT_KEYS, *opening_keys(record), answer_key}))
 
 
 def _answer_key(record: dict[str, Any]) -> str:

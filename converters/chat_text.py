@@ -21,6 +21,7 @@ from converters.shared.fields import (
     as_object,
     as_text,
     conversation,
+    opening_keys,
     opening_messages,
     rest,
     role_of,
@@ -78,7 +79,7 @@ def convert(unit: Any) -> Iterator[Conversation]:
     turns = rendered_messages(as_text(record[key], key), key)
     tools, tool_keys = tools_of(record)
     messages, _ = read_markup([*opening_messages(record), *turns])
-    yield conversation(messages, rest(record, tool_keys | {key, "system", "history"}), tools=tools)
+    yield conversation(messages, rest(record, tool_keys | {key, *opening_keys(record)}), tools=tools)
 
 
 def is_rendered(text: str) -> bool:

@@ -2,7 +2,8 @@
 
 The shapes of ARC (``{"question", "choices": {"text", "label"}, "answerKey"}``, or ``question`` as an object with
 ``stem`` and ``choices``), CommonsenseQA and OpenBookQA (``question_stem``), MMLU (``choices`` and an index), MMLU-Pro,
-RACE (``article``), MedQA (``options`` as an object), and of plain ``{"context", "question", "options", "answer"}``.
+RACE (``article``), MedQA (``options`` as an object), ScienceQA (``hint``, ``solution``), of Cosmos QA and Social IQa, whose
+options are columns of their own, and of plain ``{"context", "question", "options", "answer"}``.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ EXAMPLE = {
 _QUESTION_KEYS = ("question", "question_stem", "query")
 _OPTION_KEYS = ("choices", "options")
 _ANSWER_KEYS = ("answerKey", "answer_key", "answer", "answer_idx", "answer_index", "correct_option")
-_CONTEXT_KEYS = ("context", "passage", "article")
-_THOUGHT_KEYS = ("rationale", "explanation", "cot_content")
+_CONTEXT_KEYS = ("context", "passage", "article", "hint")
+_THOUGHT_KEYS = ("rationale", "explanation", "cot_content", "solution")
+#: Options that are columns of their own, and what ``label`` counts the first of them as.
+_COLUMNS = ((("answer0", "answer1", "answer2", "answer3"), 0), (("answerA", "answerB", "answerC"), 1))
 _TEXT_KEYS, _LABEL_KEYS = ("text", "texts"), ("label", "labels")
 
 
@@ -58,6 +61,7 @@ def detect(unit: Any) -> bool:
     """Whether there are a question, options and a key that says which is right."""
     if not isinstance(unit, dict) or any(key in unit for key in MESSAGE_LIST_KEYS):
         return False
+    unit, _ = _gathered(unit)
     if not any(key in unit for key in _ANSWER_KEYS) or aqua.detect(unit) or prontoqa.detect(unit):
         return False
     question = unit.get(first_key(unit, _QUESTION_KEYS) or "")
@@ -72,7 +76,7 @@ def detect(unit: Any) -> bool:
 
 def convert(unit: Any) -> Iterator[Conversation]:
     """One conversation. Raises RecordError; docs/formats/questions.md lists the codes."""
-    record = as_object(unit, "the record")
+    record, label = _gathered(as_object(unit, "the record"))
     question_key = _key(record, _QUESTION_KEYS)
     question, options, used, extra = _asked(record, question_key)
     if not question.strip():
@@ -95,7 +99,28 @@ def convert(unit: Any) -> Iterator[Conversation]:
         used |= ({thought_key} if thought_key else set()) | ({answer_key} if record[answer_key] == answer else set())
     elif not any(key in record for key in _ANSWER_KEYS):
         raise RecordError("missing_field", f"the record has none of {', '.join(_ANSWER_KEYS)}")
-    yield conversation(messages, rest(record, used) | extra)
+    used |= {"answer"} if label else set()
+    yield conversation(messages, rest(record, used) | extra | label)
+
+
+def _gathered(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record with options that are columns as a list, and an index from 0 as its answer; with the label as it is."""
+    for columns, first in _COLUMNS:
+        label = record.get("label")
+        if (
+            isinstance(label, bool)
+            or any(key in record for key in (*_OPTION_KEYS, *_ANSWER_KEYS))
+            or not all(isinstance(record.get(key), str) for key in columns)
+        ):
+            continue
+        if isinstance(label, str) and label.isascii() and label.isdigit():
+            label = int(label[:4])
+        if not isinstance(label, int):
+            continue
+        answer = -1 if label < 0 or label - first < 0 else label - first
+        options = [record[key] for key in columns]
+        return rest(record, {*columns, "label"}) | {"options": options, "answer": answer}, {"label": record["label"]}
+    return record, {}
 
 
 def _asked(record: dict[str, Any], key: str) -> tuple[str, _Options, set[str], dict[str, Any]]:

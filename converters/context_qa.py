@@ -20,6 +20,7 @@ from converters.shared.fields import (
     conversation,
     first_key,
     json_text,
+    opening_keys,
     opening_messages,
     question_message,
     rest,
@@ -80,7 +81,7 @@ def convert(unit: Any) -> Iterator[Conversation]:
             "empty_answer", f"the record has no answer; looked for {', '.join((*_LONG_KEYS, *_SHORT_KEYS))}"
         )
     messages = [*opening_messages(record), question_message(question, *contexts), Message("assistant", answer)]
-    extra = rest(record, {question_key, context_key, *answer_keys, "system", "history"})
+    extra = rest(record, {question_key, context_key, *answer_keys, *opening_keys(record)})
     yield conversation(messages, extra | ({context_key: beside} if beside else {}))
 
 

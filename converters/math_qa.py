@@ -14,6 +14,7 @@ from converters.shared.fields import (
     as_object,
     as_text,
     conversation,
+    opening_keys,
     opening_messages,
     question_message,
     required,
@@ -51,7 +52,7 @@ def convert(unit: Any) -> Iterator[Conversation]:
     if not question.strip():
         raise RecordError("empty_question", "question is empty")
     messages = [*opening_messages(record), question_message(question), Message("assistant", answer)]
-    yield conversation(messages, rest(record, {"question", "answer", "system", "history"}))
+    yield conversation(messages, rest(record, {"question", "answer", *opening_keys(record)}))
 
 
 def _answer_parts(answer: str) -> tuple[Part, ...]:

@@ -18,6 +18,7 @@ from converters.shared.fields import (
     as_text,
     conversation,
     first_key,
+    opening_keys,
     opening_messages,
     question_message,
     required,
@@ -69,7 +70,7 @@ def convert(unit: Any) -> Iterator[Conversation]:
         raise RecordError("empty_answer", f"{key} is empty")
     answer_key = first_key(record, _ANSWER_KEYS)
     answer = scalar_text(record[answer_key], answer_key) if answer_key else ""
-    used = {"problem", key, "system", "history"}
+    used = {"problem", key, *opening_keys(record)}
     said = assistant_messages(solution)
     plain = len(said) == 1 and not has_thinking(solution)
     if plain and answer_key and answer.strip() not in _NO_ANSWER:

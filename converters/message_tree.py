@@ -37,7 +37,7 @@ EXAMPLE = {
     },
 }
 
-_ROLES: Mapping[str, Role] = {"prompter": "user", "assistant": "assistant", "user": "user", "system": "system"}
+ROLES: Mapping[str, Role] = {"prompter": "user", "assistant": "assistant", "user": "user", "system": "system"}
 _USED = frozenset({"text", "role", "replies"})
 
 
@@ -67,7 +67,7 @@ def detect(unit: Any) -> bool:
     return (
         isinstance(prompt, dict)
         and isinstance(prompt.get("text"), str)
-        and prompt.get("role") in tuple(_ROLES)
+        and prompt.get("role") in tuple(ROLES)
         and isinstance(prompt.get("replies"), list)
     )
 
@@ -117,7 +117,7 @@ def _paths(prompt: dict[str, Any], choice: _Choice) -> Iterator[tuple[list[_Node
 
 def _node(value: Any, where: str) -> _Node:
     source = as_object(value, where)
-    role = role_of(required(source, "role", where), _ROLES, f"the role of {where}")
+    role = role_of(required(source, "role", where), ROLES, f"the role of {where}")
     text = as_text(required(source, "text", where), f"the text of {where}")
     listed = source.get("replies")
     replies = [] if listed is None else as_list(listed, f"the replies of {where}")

@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from converters.markup.assistant import read_markup
+from converters.markup.media_tags import place_media
 from converters.markup.thinking import split_thinking, text_parts
 from converters.shared.fields import (
     OPENAI_ROLES,
@@ -89,7 +92,7 @@ _KNOWN = _USED_BY_ASSISTANT | _USED_BY_TOOL | set(REASONING_KEYS)
 def detect(unit: Any) -> bool:
     """Whether every message has a role and content of this format."""
     if isinstance(unit, dict):
-        unit = next((unit[key] for key in _LIST_KEYS if key in unit), None)
+        unit = _unpacked(next((unit[key] for key in _LIST_KEYS if key in unit), None))
     return isinstance(unit, list) and bool(unit) and all(map(_is_message, unit))
 
 
@@ -97,11 +100,22 @@ def convert(unit: Any) -> Iterator[Conversation]:
     """One conversation. Raises RecordError; docs/formats/messages.md lists the codes."""
     record = {"messages": unit} if isinstance(unit, list) else as_object(unit, "the record")
     key = next((key for key in _LIST_KEYS if key in record), "messages")
-    messages, unused = read_markup(*convert_messages(required(record, key), key, uncut_message))
     tools, tool_keys = tools_of(record)
-    yield conversation(
-        messages, rest(record, tool_keys | {key}), unused, tools, _group(record) if key == "traj" else None
-    )
+    messages, unused = convert_messages(_unpacked(required(record, key)), key, uncut_message)
+    messages, media_keys = place_media(messages, record)
+    messages, unused = read_markup(messages, unused, tools)
+    extra = rest(record, tool_keys | media_keys | {key})
+    yield conversation(messages, extra, unused, tools, _group(record) if key == "traj" else None)
+
+
+def _unpacked(items: Any) -> Any:
+    """A list of messages that a table holds as its JSON text; any other value as it is."""
+    if not isinstance(items, str) or not items.lstrip().startswith("["):
+        return items
+    try:
+        return msgspec.json.decode(items)
+    except (ValueError, RecursionError):
+        return items
 
 
 def uncut_message(raw: Any, where: str) -> tuple[Message, dict[str, Any]]:

@@ -12,7 +12,16 @@ from typing import Any
 from converters import chat_text
 from converters.markup.assistant import read_markup
 from converters.prompt_completion import answered, is_message_list, messages_of
-from converters.shared.fields import as_object, as_text, conversation, opening_messages, optional_text, rest, tools_of
+from converters.shared.fields import (
+    as_object,
+    as_text,
+    conversation,
+    opening_keys,
+    opening_messages,
+    optional_text,
+    rest,
+    tools_of,
+)
 from pipeline.conversation import Conversation, RecordError
 
 FORMAT = "preference"
@@ -48,7 +57,7 @@ def convert(unit: Any) -> Iterator[Conversation]:
             raise RecordError("missing_field", f'the record has no "{key}"')
     chosen, prompt_key = record["chosen"], _prompt_key(record)
     tools, tool_keys = tools_of(record)
-    used = tool_keys | {"chosen", "system", "history"}
+    used = tool_keys | {"chosen", *opening_keys(record)}
     opening = opening_messages(record)
     if _is_whole(chosen):
         if isinstance(chosen, str):

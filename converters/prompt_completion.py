@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from converters import chat_text, openai_messages, sharegpt
+from converters import chat_text, metamath, openai_messages, sharegpt
 from converters.markup.assistant import read_markup, says_something
 from converters.markup.thinking import text_parts
 from converters.shared.fields import (
@@ -18,6 +18,7 @@ from converters.shared.fields import (
     as_text,
     conversation,
     convert_messages,
+    opening_keys,
     opening_messages,
     optional_text,
     question_message,
@@ -32,8 +33,18 @@ UNIT = "record"
 SHAPE = '{"prompt", "completion"}, texts or lists of messages'
 EXAMPLE = {"prompt": "Name a saw that cuts curves.", "completion": "A coping saw.", "source": "workshop"}
 
-_PAIRS = (("prompt", "completion"), ("prompt", "response"), ("prompt", "output"), ("inputs", "targets"))
+_PAIRS = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("prompt", "output"),
+    ("inputs", "targets"),
+    ("input", "output"),
+    ("input", "target"),
+    ("query", "response"),
+)
 _CONTEXT_KEYS = ("input", "context")
+#: A choice among options is another format.
+_OPTION_KEYS = ("options", "choices")
 #: Unused keys of messages, by the index of the message.
 Unused = dict[str, dict[str, Any]]
 
@@ -43,9 +54,12 @@ def detect(unit: Any) -> bool:
     if not isinstance(unit, dict) or any(key in unit for key in (*MESSAGE_LIST_KEYS, "instruction", "chosen")):
         return False
     pair = _pair(unit)
-    return pair is not None and all(
-        isinstance(unit[key], str) or is_message_list(unit[key]) for key in pair
-    ) and all(isinstance(unit.get(key), str | None) for key in _CONTEXT_KEYS)  # fmt: skip
+    if pair is None or metamath.detect(unit) or any(key in unit for key in _OPTION_KEYS):
+        return False
+    contexts = (unit.get(key) for key in _CONTEXT_KEYS if key not in pair)
+    return all(isinstance(unit[key], str) or is_message_list(unit[key]) for key in pair) and all(
+        isinstance(context, str | None) for context in contexts
+    )
 
 
 def convert(unit: Any) -> Iterator[Conversation]:
@@ -57,12 +71,13 @@ def convert(unit: Any) -> Iterator[Conversation]:
         raise RecordError("missing_field", f"the record has no prompt with a completion; looked for {names}")
     prompt_key, answer_key = pair
     wanted = record.get("label") is not False
-    contexts = [optional_text(record, key) for key in _CONTEXT_KEYS]
+    context_keys = [key for key in _CONTEXT_KEYS if key not in pair]
+    contexts = [optional_text(record, key) for key in context_keys]
     messages, unused = answered(
         opening_messages(record), record[prompt_key], record[answer_key], pair, contexts, weight=1.0 if wanted else 0.0
     )
     tools, tool_keys = tools_of(record)
-    used = tool_keys | {*pair, *_CONTEXT_KEYS, "system", "history"}
+    used = tool_keys | {*pair, *context_keys, *opening_keys(record)}
     yield conversation(messages, rest(record, used), unused, tools)
 
 

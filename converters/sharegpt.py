@@ -18,15 +18,18 @@ from converters import openai_messages
 from converters.markup.assistant import read_markup
 from converters.markup.delimiters import surround
 from converters.markup.json_calls import json_calls, json_elements
+from converters.markup.media_tags import place_media
 from converters.markup.thinking import text_parts
 from converters.shared.fields import (
     OPENAI_ROLES,
     SHAREGPT_ROLES,
+    SYSTEM_KEYS,
     WEIGHT_KEYS,
     as_object,
     as_text,
     conversation,
     convert_messages,
+    first_key,
     optional_text,
     required,
     rest,
@@ -65,15 +68,25 @@ def detect(unit: Any) -> bool:
 def convert(unit: Any) -> Iterator[Conversation]:
     """One conversation. Raises RecordError; docs/formats/messages.md lists the codes."""
     record = as_object(unit, "the record")
-    system = optional_text(record, "system")
-    opening = [Message("system", text_parts(system))] if system else []
     key = next((key for key in _LIST_KEYS if key in record), "conversations")
     items = required(record, key)
+    system_key = first_key(record, SYSTEM_KEYS)
+    if system_key == "system_prompt" and _has_system(items):
+        system_key = None
+    system = optional_text(record, system_key) if system_key else ""
+    opening = [Message("system", text_parts(system))] if system else []
     messages, unused = convert_messages(items, key, uncut_message, offset=len(opening))
-    messages, unused = read_markup(opening + messages, unused)
+    messages, media_keys = place_media(messages, record)
     tools, tool_keys = tools_of(record)
-    extra = rest(record, tool_keys | {key, "system"})
+    messages, unused = read_markup(opening + messages, unused, tools)
+    extra = rest(record, tool_keys | media_keys | {key, "system", *((system_key,) if system_key else ())})
     yield conversation(_split_observations(messages), extra, unused, tools)
+
+
+def _has_system(items: Any) -> bool:
+    return isinstance(items, list) and any(
+        isinstance(item, dict) and item.get("from", item.get("role")) == "system" for item in items
+    )
 
 
 def uncut_message(raw: Any, where: str) -> tuple[Message, dict[str, Any]]:

@@ -14,9 +14,11 @@ from converters.markup.assistant import assistant_messages, says_something
 from converters.markup.thinking import has_thinking
 from converters.shared.fields import (
     MESSAGE_LIST_KEYS,
+    SYSTEM_KEYS,
     as_object,
     as_text,
     conversation,
+    opening_keys,
     opening_messages,
     question_message,
     rest,
@@ -76,7 +78,7 @@ def convert(unit: Any) -> Iterator[Conversation]:
     contexts = [k for k in _CONTEXT_KEYS if isinstance(record.get(k), str) and k not in (prompt_key, response_key)]
     question = question_message(prompt, *(as_text(record[key], key) for key in contexts))
     messages = [*opening_messages(record), question, *response]
-    yield conversation(messages, rest(record, {prompt_key, response_key, "system", "history", *contexts}))
+    yield conversation(messages, rest(record, {prompt_key, response_key, *opening_keys(record), *contexts}))
 
 
 def _prompt_key(record: dict[str, Any]) -> str | None:
@@ -85,7 +87,7 @@ def _prompt_key(record: dict[str, Any]) -> str | None:
 
 def _tagged_key(record: dict[str, Any], prompt_key: str) -> str | None:
     keys = (*(key for key in RESPONSE_KEYS if key in record), *record)
-    others = (key for key in keys if key not in (prompt_key, "system"))
+    others = (key for key in keys if key not in (prompt_key, *SYSTEM_KEYS))
     return next((k for k in others if isinstance(text := _single(record[k]), str) and has_thinking(text)), None)
 
 

@@ -1,6 +1,7 @@
 """ToolTalk (Farn and Shin, 2023, arXiv 2311.10775): ``{"conversation": [{"role", "text", "apis": [...]}]}``.
 
 The calls of a turn come before its text, which tells what came of them; each is made knowing what the one before returned.
+``metadata`` (place, time, session token) is what the model was told beforehand: calls name it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ def _is_turn(value: Any) -> bool:
 def convert(unit: Any) -> Iterator[Conversation]:
     """One conversation. Raises RecordError; docs/formats/agents.md lists the codes."""
     record = as_object(unit, "the record")
-    messages: list[Message] = []
+    told = record.get("metadata")
+    known = isinstance(told, dict) and bool(told)
+    messages = [Message("system", (Part("context", json_text(told)),))] if known else []
+    said = len(messages)
     unused: dict[str, dict[str, Any]] = {}
     for index, raw in enumerate(as_list(required(record, "conversation"), "conversation")):
         where = f"conversation[{index}]"
@@ -73,9 +77,9 @@ def convert(unit: Any) -> Iterator[Conversation]:
         if left := rest(turn, ("role", "text", "apis")):
             unused[str(len(messages))] = left
         messages.append(Message(role, split_thinking(text) if role == "assistant" else text_parts(text)))
-    if not messages:
+    if len(messages) == said:
         raise RecordError("no_messages", "conversation is empty")
-    yield conversation(messages, rest(record, ("conversation",)), unused)
+    yield conversation(messages, rest(record, ("conversation", *(("metadata",) if known else ()))), unused)
 
 
 def _api(raw: Any, where: str) -> tuple[Message, Message, dict[str, Any]]:

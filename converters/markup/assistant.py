@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from converters.markup.bracket_calls import bracket_calls
 from converters.markup.delimiters import fold_empty, surround
 from converters.markup.react import ends_with_action, observation_parts, react_parts, step_parts
 from converters.markup.thinking import HOLE, split_around_holes, split_thinking, text_parts
@@ -61,24 +62,28 @@ def says_something(messages: Iterable[Message]) -> bool:
 
 
 def read_markup(
-    messages: list[Message], unused: dict[str, dict[str, Any]] | None = None
+    messages: list[Message], unused: dict[str, dict[str, Any]] | None = None, tools: str = ""
 ) -> tuple[list[Message], dict[str, dict[str, Any]]]:
     """Cuts the text parts of assistant messages as ``assistant_messages`` does, across the messages of a conversation.
 
     A user's message that consists of tagged results, and one that opens with ``Observation:`` behind an action, are the
-    tools' where the assistant made a call right before; so are the tags in a tool's message delimiters. ``unused`` is keyed
-    by the index of a message, and comes back with those of the new list. Messages without markup are passed on as they are.
+    tools' where the assistant made a call right before; so are the tags in a tool's message delimiters. ``tools`` are the
+    definitions of the record: bracketed calls name one of them, or of those in a system message. ``unused`` is keyed by the
+    index of a message, and comes back with those of the new list. Messages without markup are passed on as they are.
     """
     if not any(map(_may_hold_markup, messages)):
         return messages, unused or {}
     out: list[Message] = []
     first: dict[str, str] = {}
     reacts = False
+    known = "\n".join(
+        [tools, *(part.text for message in messages if message.role == "system" for part in message.parts)]
+    )
     for index, message in enumerate(messages):
         first[str(index)] = str(len(out))
         if message.role == "assistant":
             following = messages[index + 1] if index + 1 < len(messages) else None
-            cut, reacts = _cut(message, following, reacts)
+            cut, reacts = _cut(message, following, reacts, known)
             out.extend(cut)
         elif message.role in ("user", "tool") and len(message.parts) == 1:
             out.append(_read_result(message, out))
@@ -93,25 +98,31 @@ def _may_hold_markup(message: Message) -> bool:
     if message.role == "assistant":
         for part in message.parts:
             text = part.text
-            if part.kind == "text" and ("<" in text or "```output" in text or "Observation" in text):
+            if part.kind == "text" and (
+                "<" in text or "```output" in text or "Observation" in text or "Action" in text
+            ):
                 return True
-        return False
-    return bool(message.parts) and message.parts[0].text.lstrip()[:1] in ("<", "O") and message.role != "system"
+        return len(message.parts) == 1 and message.parts[0].text.lstrip().startswith("[")
+    return bool(message.parts) and message.parts[0].text.lstrip()[:1] in ("<", "O", "E") and message.role != "system"
 
 
-def _cut(message: Message, following: Message | None, reacts: bool) -> tuple[list[Message], bool]:
+def _cut(message: Message, following: Message | None, reacts: bool, known: str) -> tuple[list[Message], bool]:
     """An assistant's message as the messages it consists of; whether the conversation is a ReAct transcript."""
     if not any(part.kind == "text" for part in message.parts):
         return [message], reacts
+    if len(message.parts) == 1 and (calls := bracket_calls(message.parts[0].text, known)):
+        return [replace(message, parts=_placed(calls, message.parts[0]))], reacts
     answer = following.parts[0].text if following is not None and _is_text(following) else ""
+    called = any(part.kind == "tool_call" for part in message.parts)
+    returned = following is not None and following.role == "tool" and not called
     parts: list[Part] = []
     for part in message.parts:
         if part.kind != "text":
             parts.append(part)
             continue
         cut: tuple[Part, ...] | None = None
-        if (answer or reacts) and react_parts(part.text) is None:
-            observed = observation_parts(answer) is not None and ends_with_action(part.text)
+        if (answer or reacts or returned) and react_parts(part.text) is None:
+            observed = (returned or observation_parts(answer) is not None) and ends_with_action(part.text)
             if observed or reacts:
                 cut = step_parts(part.text)
                 reacts = reacts or cut is not None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import warnings
+
 import msgspec
 
 from pipeline.conversation import Part
@@ -32,6 +35,35 @@ def json_calls(text: str) -> tuple[Part, ...]:
         return tuple(_call(text[a:b], text[cuts[i] : cuts[i + 1]]) for i, (a, b) in enumerate(spans))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def python_call(text: str) -> Part:
+    """The call in the text of a Python dict, ``{'name': …, 'arguments': {…}}``; its ``source`` is the text.
+
+    The arguments are as the text writes them. Raises ValueError where the text is no such dict.
+    """
+    body = text.strip()
+    if not body.startswith("{"):
+        raise ValueError("it is no dict")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(body, mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError("it is no Python literal") from error
+    if not isinstance(tree, ast.Dict):
+        raise ValueError("it is no dict")
+    values = {
+        key.value: value for key, value in zip(tree.keys, tree.values, strict=True) if isinstance(key, ast.Constant)
+    }
+    name, arguments = values.get("name"), values.get("arguments", values.get("parameters"))
+    if not (isinstance(name, ast.Constant) and isinstance(name.value, str) and isinstance(arguments, ast.Dict)):
+        raise ValueError("it has no name, or its arguments are no dict")
+    try:
+        ast.literal_eval(arguments)
+    except (RecursionError, MemoryError, TypeError) as error:
+        raise ValueError("its arguments are no Python literal") from error
+    return Part("tool_call", ast.get_source_segment(body, arguments) or "", name=name.value, source=text)
 
 
 def json_action(text: str) -> Part:

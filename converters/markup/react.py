@@ -16,7 +16,8 @@ from converters.markup.thinking import split_thinking, text_parts
 from pipeline.conversation import Part, PartKind
 
 _LABEL = re.compile(r"^[ \t]*(Thought|Action Input|Action|Observation|Final Answer)(?:[ \t](\d+))?:", re.MULTILINE)
-_OBSERVATION = re.compile(r"\s*Observation(?:[ \t]\d+)?:\s*")
+#: Also as OpenHands writes it for models that call in text.
+_OBSERVATION = re.compile(r"\s*(?:Observation(?:[ \t]\d+)?|OBSERVATION|EXECUTION RESULT of \[[\w.-]+\]):\s*")
 _BRACKETED = re.compile(r"([A-Za-z_][\w.-]*)[ \t]*(?:\[(.*)\]|\((.*)\))", re.DOTALL)
 _KINDS: dict[str, PartKind] = {"Thought": "thinking", "Observation": "tool_result", "Final Answer": "text"}
 _NAME = re.compile(r"[\w./:-]+")

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from converters.markup.delimiters import part_between, surround
-from converters.markup.json_calls import json_calls
+from converters.markup.json_calls import json_calls, python_call
 from pipeline.conversation import Part
 
 
@@ -215,7 +215,10 @@ def _tool_call(text: str, mark: _Mark, closing: _Mark, followed: bool) -> tuple[
     try:
         parts = json_calls(inside)
     except ValueError:
-        return None
+        try:
+            parts = (python_call(inside),)
+        except ValueError:
+            return None
     return surround(parts, mark.text, closing.text) if parts else None
 
 

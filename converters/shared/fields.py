@@ -45,6 +45,7 @@ SHAREGPT_ROLES: Mapping[str, Role] = {
 }
 TOOL_KEYS = ("tools", "functions")
 WEIGHT_KEYS = ("weight", "loss", "train")
+SYSTEM_KEYS = ("system", "system_prompt")
 #: A record with one of these is a conversation of its own, not a question and its answer.
 MESSAGE_LIST_KEYS = ("messages", "conversations", "traj")
 
@@ -250,11 +251,12 @@ def question_message(question: str, *contexts: str) -> Message:
 
 
 def opening_messages(record: dict[str, Any]) -> list[Message]:
-    """The messages before the record's own turn: ``system``, then the pairs of ``history``.
+    """The messages before the record's own turn: ``system``, else ``system_prompt``, then the pairs of ``history``.
 
     Raises RecordError wrong_type.
     """
-    system = optional_text(record, "system")
+    key = _system_key(record)
+    system = optional_text(record, key) if key else ""
     messages = [Message("system", text_parts(system))] if system else []
     if record.get("history") is None:
         return messages
@@ -265,6 +267,16 @@ def opening_messages(record: dict[str, Any]) -> list[Message]:
         messages.append(question_message(as_text(pair[0], f"{where}[0]")))
         messages.extend(assistant_messages(as_text(pair[1], f"{where}[1]")))
     return messages
+
+
+def opening_keys(record: dict[str, Any]) -> set[str]:
+    """The keys of a record that ``opening_messages`` uses up, and those of them that say nothing."""
+    key = _system_key(record)
+    return {"history", *(() if key is None else (key,)), *(k for k in SYSTEM_KEYS if record.get(k) in (None, ""))}
+
+
+def _system_key(record: dict[str, Any]) -> str | None:
+    return next((key for key in SYSTEM_KEYS if record.get(key) not in (None, "")), None)
 
 
 MessageConverter = Callable[[Any, str], tuple[Message, dict[str, Any]]]

@@ -436,7 +436,8 @@ def test_what_cannot_be_honoured_is_rejected_with_its_code(format: str, unit: An
         ({"prompt": "a", "chosen": "b"}, {}),
         ({"prompt": "a", "completion": 1}, {}),
         ({"prompt": "a", "rejected": "c", "chosen": ["b"]}, {}),
-        ({"query": "a", "response": "b"}, {}),
+        ({"query": "a", "response": "b"}, {"prompt_completion": 1}),
+        ({"query": "a", "response": "b", "options": []}, {}),
         ({"instruction": "a", "instances": []}, {}),
     ],
 )

@@ -403,8 +403,8 @@ def test_question_sets_reject_with_their_codes(format: str, unit: Any, code: str
         ({"question": "q", "context": "c", "answers": {"text": ["x"], "answer_start": [0]}}, "squad"),
         ({"question": "q", "context": [["t", ["s"]]], "answer": "a"}, "hotpot"),
         ({"question": "q", "context": ["s"], "answer": "a"}, "context_qa"),
-        ({"query": "q", "response": "a"}, None),
-        ({"question": "q", "answer": "a"}, None),
+        ({"query": "q", "response": "a"}, "prompt_completion"),
+        ({"question": "q", "answer": "a"}, "open_qa"),
     ],
 )
 def test_similar_shapes_are_told_apart(unit: Any, format: str | None) -> None:
