@@ -21,7 +21,9 @@ class _Section(BaseModel):
 class SourceConfig(_Section):
     """One input corpus: a file, folder or glob, or a Hub data set."""
 
-    path: str | None = Field(None, description="file, folder, glob or archive, relative to the configuration file; or a URL")
+    path: str | None = Field(
+        None, description="file, folder, glob or archive, relative to the configuration file; or a URL"
+    )
     dataset: str | None = Field(None, description="Hub data set, owner/name")
     config: str | None = Field(None, description="configuration of the Hub data set")
     split: str = Field("train", description="split of the Hub data set")
