@@ -67,7 +67,7 @@ def run(arguments: list[str], allowed: tuple[int, ...] = (0,)) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table, with a line of sums."""
-    sums = {k: sum(r[k] for r in rows) for k in COLUMNS if isinstance(rows[0][k], int | float)}
+    sums = {k: round(sum(r[k] for r in rows), 1) for k in COLUMNS if isinstance(rows[0][k], int | float)}
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in [*rows, {"corpus": "all", "formats": [], **sums}]:
         cells = [
