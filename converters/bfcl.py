@@ -7,6 +7,7 @@ syntax. Single-turn categories have one turn, definitions in ``function``, and a
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -107,8 +108,48 @@ def _messages(
             messages.extend(said)
             unused |= left
         if calls is not None:
-            messages.append(Message("assistant", tuple(calls[index]), weight=1.0 if asked else 0.0))
+            read = " ".join(part.text for message in messages for part in message.parts)
+            messages.extend(_turn_of_calls(calls[index], read, bool(asked)))
     return messages, unused
+
+
+def _turn_of_calls(calls: Sequence[Part], read: str, asked: bool) -> Iterator[Message]:
+    """The calls of a turn, those in a row that are trained, or are not, in one message: a call with a name or a number that
+    nothing before it says rests on a result that the source does not tell."""
+    known = read.casefold()
+    weighted = []
+    for call in calls:
+        told = asked and all(_stands_in(value, known) for value in _values(call))
+        weighted.append((call, float(told)))
+        known += " " + call.text.casefold()
+    for weight, run in itertools.groupby(weighted, key=lambda item: item[1]):
+        yield Message("assistant", tuple(call for call, _ in run), weight=weight)
+    if not calls:
+        yield Message("assistant", weight=float(asked))
+
+
+_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
+
+
+def _stands_in(value: str, text: str) -> bool:
+    """Whether a text says a value; a number as a number of its own."""
+    if not _NUMBER.fullmatch(value):
+        return value in text
+    return re.search(rf"(?<![\w.]){re.escape(value)}(?:\.0+)?(?!\w)", text) is not None
+
+
+def _values(call: Part) -> Iterator[str]:
+    """The names and numbers among the values of a call in Python's syntax: texts of one word, of longer ones the words with a
+    digit. Single-turn gold as objects is made of what the question says."""
+    if call.source is None or not call.source.endswith(")"):
+        return
+    arguments = call.text
+    for match in _QUOTED.finditer(arguments):
+        words = (match[1] or match[2] or "").casefold().split()
+        yield from words if len(words) == 1 else (w.strip(".,;:!?") for w in words if any(c.isdigit() for c in w))
+    for number in _NUMBER.findall(_QUOTED.sub("", arguments)):
+        yield number.removesuffix(".0")
 
 
 def _message(raw: Any, where: str) -> tuple[Message, dict[str, Any]]:

@@ -28,11 +28,13 @@ def bracket_calls(text: str, known: str) -> tuple[Part, ...] | None:
     if start is None:
         return None
     parts: list[Part] = []
+    found: set[str] = set()
     begin, position = 0, start.end()
     while True:
         name = _NAME.match(text, position)
-        if name is None or f'"{name[0].rstrip()}"' not in known:
+        if name is None or (name[0] not in found and f'"{name[0].rstrip()}"' not in known):
             return None
+        found.add(name[0])
         opened = name.end() + 1
         closed = _closing_parenthesis(text, opened)
         if closed is None:

@@ -19,7 +19,8 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "video": ("videos", "video"),
     "audio": ("audios", "audio"),
 }
-_TAG = re.compile(r"\s*<(image|video|audio)>\s*")
+_TAG = re.compile(r"<(image|video|audio)>")
+_SPACE = re.compile(r"\s*")
 
 
 def place_media(messages: list[Message], record: Mapping[str, Any]) -> tuple[list[Message], set[str]]:
@@ -57,13 +58,19 @@ def _cut(part: Part, placed: Mapping[str, Iterator[Any]]) -> tuple[Part, ...]:
     for tag in _TAG.finditer(part.text):
         if tag[1] not in placed:
             continue
-        if position < tag.start():
-            parts.append(replace(part, text=part.text[position : tag.start()], before="", after=""))
+        said = part.text[position : tag.start()].rstrip()
+        if said:
+            parts.append(replace(part, text=said, before="", after=""))
+        start, position = position + len(said), _skip_space(part.text, tag.end())
         reference = media_reference({"type": tag[1], tag[1]: next(placed[tag[1]])})
-        parts.append(Part("media", reference, source=tag[0]))
-        position = tag.end()
+        parts.append(Part("media", reference, source=part.text[start:position]))
     if not parts:
         return (part,)
     if position < len(part.text):
         parts.append(replace(part, text=part.text[position:], before="", after=""))
     return surround(tuple(parts), part.before, part.after)
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position

@@ -30,14 +30,14 @@ def call(name: str, arguments: str) -> Part:
 
 
 def test_each_turn_is_followed_by_its_calls() -> None:
-    question = {"id": "m_0", "question": [turn("u1"), turn("u2", "u3")], "path": ["A.b"]}
+    question = {"id": "m_0", "question": [turn("u1"), turn("u2", "Add 1 and 2.")], "path": ["A.b"]}
     gold = {"id": "m_0", "ground_truth": [["ls()", "cd(folder='a (b)')"], ["math.add(1, 2)"]]}
     conversation = one(question, gold)
     assert conversation.messages == (
         user("u1"),
         Message("assistant", (call("ls", ""), call("cd", "folder='a (b)'"))),
         user("u2"),
-        user("u3"),
+        user("Add 1 and 2."),
         Message("assistant", (call("math.add", "1, 2"),)),
     )
     assert conversation.extra == {"id": "m_0", "path": ["A.b"]}
@@ -130,14 +130,29 @@ def test_bfcl_multi_turn_base() -> None:
     questions, gold = (read_any(f"openai-bfcl-multi-turn/{prefix}{name}") for prefix in ("", "possible_answer_"))
     assert format_votes(questions[:64]) == format_votes(gold[:64]) == {"bfcl": 64}
     by_id = {record["id"]: record for record in gold}
-    calls = 0
+    calls = trained = 0
     for question in questions:
         truth = by_id[question["id"]]
         conversation = one(question, truth)
         outputs = [message for message in conversation.messages if message.role == "assistant"]
         inputs = [message.rebuild() for message in conversation.messages if message.role == "user"]
         assert inputs == [message["content"] for said in question["question"] for message in said]
-        assert [[part.source for part in message.parts] for message in outputs] == truth["ground_truth"]
-        calls += sum(len(message.parts) for message in outputs)
+        told = [part.source for message in outputs for part in message.parts]
+        assert told == [call for turn in truth["ground_truth"] for call in turn]
+        calls += len(told)
+        trained += sum(len(message.parts) for message in outputs if message.weight)
         assert missing([question, truth], [conversation], structure=("user",)) == set()
-    assert (len(questions), calls) == (80, 483)
+    assert (len(questions), calls, trained) == (80, 483, 307)
+
+
+def test_a_call_that_rests_on_a_result_nobody_told_is_not_trained() -> None:
+    question = {"id": "a", "question": [[{"role": "user", "content": "Sort notes.txt, then copy 3 lines."}]]}
+    calls = [
+        "sort(file_name='notes.txt')",
+        "head(file='notes.txt', lines=3)",
+        "copy(source='out_17.txt')",
+        "close(id=17)",
+    ]
+    conversation = one(question, {"id": "a", "ground_truth": [calls]})
+    told = [(m.weight, [p.source for p in m.parts]) for m in conversation.messages if m.role == "assistant"]
+    assert told == [(1.0, calls[:2]), (0.0, calls[2:])]
