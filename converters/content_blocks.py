@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
-from converters.markup.json_calls import json_calls
+from converters.markup.json_calls import json_calls, results_in_list
 from converters.markup.thinking import split_thinking, text_parts
 from converters.openai_messages import MEDIA_TYPES
 from converters.shared.fields import (
@@ -23,7 +21,6 @@ from converters.shared.fields import (
     as_object,
     as_text,
     conversation,
-    json_elements,
     media_reference,
     optional_text,
     required,
@@ -297,30 +294,8 @@ def _split_results(messages: list[Message]) -> list[Message]:
         called = [part for part in messages[i - 1].parts if part.kind == "tool_call"]
         alone = i + 1 == len(messages) or messages[i + 1].role != "tool"
         if len(called) > 1 and alone and messages[i].role == "tool" and all(part.call_id is None for part in called):
-            out[i] = replace(messages[i], parts=_elements(messages[i].parts, len(called)))
+            out[i] = replace(messages[i], parts=results_in_list(messages[i].parts, len(called)))
     return out
-
-
-def _elements(parts: tuple[Part, ...], n: int) -> tuple[Part, ...]:
-    if len(parts) != 1 or parts[0].call_id is not None:
-        return parts
-    whole = parts[0].text
-    try:
-        spans = json_elements(whole)
-    except (msgspec.DecodeError, RecursionError):
-        return parts
-    if len(spans) != n:
-        return parts
-    starts = [0, *(end for _, end in spans[:-1])]
-    return tuple(
-        replace(
-            parts[0],
-            text=whole[start:end],
-            before=whole[before:start],
-            after=whole[end:] if (start, end) == spans[-1] else "",
-        )
-        for before, (start, end) in zip(starts, spans, strict=True)
-    )
 
 
 def _is_message(value: Any) -> bool:

@@ -12,12 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from converters import openai_messages
 from converters.markup.assistant import read_markup
-from converters.markup.delimiters import surround
-from converters.markup.json_calls import json_calls, json_elements
+from converters.markup.json_calls import json_calls, results_in_list
 from converters.markup.media_tags import place_media
 from converters.markup.thinking import text_parts
 from converters.shared.fields import (
@@ -138,27 +135,9 @@ def _split_observations(messages: Sequence[Message]) -> list[Message]:
             continue
         alone = i + 1 == len(messages) or messages[i + 1].role != "tool"
         if calls > 1 and message.role == "tool" and alone:
-            out[i] = replace(message, parts=_results(message.parts, calls))
+            out[i] = replace(message, parts=results_in_list(message.parts, calls))
         calls = 0
     return out
-
-
-def _results(parts: tuple[Part, ...], n: int) -> tuple[Part, ...]:
-    if len(parts) != 1 or parts[0].call_id is not None:
-        return parts
-    whole = parts[0]
-    try:
-        spans = json_elements(whole.text)
-    except (msgspec.DecodeError, RecursionError):
-        return parts
-    if len(spans) != n:
-        return parts
-    results = []
-    for i, (start, end) in enumerate(spans):
-        before = whole.text[spans[i - 1][1] if i else 0 : start]
-        after = whole.text[end:] if i == n - 1 else ""
-        results.append(replace(whole, text=whole.text[start:end], before=before, after=after))
-    return surround(tuple(results), whole.before, whole.after)
 
 
 def _is_message(value: Any) -> bool:

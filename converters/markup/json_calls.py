@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import warnings
+from dataclasses import replace
 
 import msgspec
 
+from converters.markup.delimiters import surround
 from pipeline.conversation import Part
 
 
@@ -108,3 +110,25 @@ def _arguments(raw: msgspec.Raw | msgspec.UnsetType) -> str:
     if not text.startswith("{"):
         raise ValueError(f"the arguments are {text:.40}, expected an object or a string")
     return text
+
+
+def results_in_list(parts: tuple[Part, ...], n: int) -> tuple[Part, ...]:
+    """The one result of ``n`` calls as a part each, where it is the JSON text of a list of ``n``; else the parts as they are.
+
+    Elements are as the text writes them, the punctuation between them delimiters. A result that names its call is one.
+    """
+    if len(parts) != 1 or parts[0].call_id is not None:
+        return parts
+    whole = parts[0]
+    try:
+        spans = json_elements(whole.text)
+    except (msgspec.DecodeError, RecursionError):
+        return parts
+    if len(spans) != n:
+        return parts
+    results = []
+    for i, (start, end) in enumerate(spans):
+        before = whole.text[spans[i - 1][1] if i else 0 : start]
+        after = whole.text[end:] if i == n - 1 else ""
+        results.append(replace(whole, text=whole.text[start:end], before=before, after=after))
+    return surround(tuple(results), whole.before, whole.after)

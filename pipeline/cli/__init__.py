@@ -42,15 +42,18 @@ def main() -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}")
-    except Exception as error:
-        if not type(error).__module__.startswith("pyarrow"):
-            raise
-        # Arrow is only imported inside the commands; what it cannot read is a file that is damaged.
+    except _unreadable() as error:
         _fail(f"{str(error).splitlines()[0]}; if a file is damaged, `multistream validate` names it")
     else:
         if code == _INTERRUPTED:
             _fail("interrupted; what was finished is kept, run the same command to go on", code)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What Arrow raises for a file that is damaged; it is imported inside the commands only."""
+    arrow = sys.modules.get("pyarrow")
+    return (arrow.ArrowInvalid,) if arrow is not None else ()
 
 
 def _bad_usage(error: Any) -> None:

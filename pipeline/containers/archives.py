@@ -9,6 +9,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -50,7 +51,7 @@ class Member:
         return io.BufferedReader(_MemberStream(self, self.archive.stream(self.where)), CHUNK)
 
 
-class Archive:
+class Archive(ABC):
     """What both kinds have in common: where they are, what was found in them, and errors of one line."""
 
     def __init__(self, place: Place) -> None:
@@ -66,13 +67,15 @@ class Archive:
         except OSError as error:
             raise ArchiveError(f"{place} cannot be read: {in_one_line(error)}") from error
 
+    @abstractmethod
     def _list(self) -> None:
-        raise NotImplementedError
+        """Finds the members."""
 
+    @abstractmethod
     def stream(self, where: Any) -> Any:
         """A member's plain bytes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Lets go of the open file; it is opened again when a member is."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from raw_walker import strings
 
 from converters import CONVERTERS, convert, detect_format
 from pipeline.conversation import Conversation, Part, RecordError
@@ -301,14 +302,6 @@ def test_other_trajectories_lose_no_string(path: str, format: str, count: int, r
                 written.append(part.text)
     for string in set(strings(unit)) - kept:
         assert any(json.dumps(string, ensure_ascii=False) in text for text in written), string
-
-
-def strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from strings(inner)
 
 
 def test_tooltalk_counts(read_corpus: Read) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from raw_walker import strings
 
 from converters import convert, detect_format
 from converters.shared.fields import json_text
@@ -114,14 +115,6 @@ def test_no_string_of_a_record_is_lost(path: str, format: str, count: int, read_
                 written.append(part.text)
         for string in set(strings(unit)) - kept - STRUCTURE:
             assert any(string in text or json.dumps(string, ensure_ascii=False) in text for text in written), string
-
-
-def strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from strings(inner)
 
 
 def test_skythought_tags_are_counted_as_the_readme_counts_them(read_corpus: Read) -> None:

@@ -467,8 +467,6 @@ WRITERS = {
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(system=texts, said=turns)
 def test_what_was_written_in_a_format_is_told_again(format_: str, system: str, said: Turns) -> None:
-    if format_ not in CONVERTERS:
-        pytest.skip(f"there is no {format_}")
     value, expected = WRITERS[format_](system, said)
     batch = converter().convert([row("x.jsonl", 0, format_, value)])
     assert not batch.rejects

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from raw_walker import strings
 
 from converters import CONVERTERS, convert, detect_format
 from converters.shared.session import time_ms
@@ -457,14 +458,6 @@ def test_every_log_is_detected_and_no_string_of_it_is_lost(
                 written.append(part.text)
     for string in set(strings(lines)) - kept:
         assert time_ms(string) is not None or any(json.dumps(string, ensure_ascii=False) in t for t in written), string
-
-
-def strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from strings(inner)
 
 
 def counted(conversations: list[Conversation]) -> Counter[str]:
