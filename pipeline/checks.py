@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,7 +33,7 @@ def record_violations(table: pa.Table) -> list[Violation]:
     ids = table.column("id").to_pylist()
     found = [Violation(ids[r], code, message) for code, message, records in _structural(c) for r in records]
     if not found:
-        found.extend(_layout(c, ids))
+        found.extend(_layout(c, ids, _delays(table, c)))
     found.extend(_part_texts(table, c, ids))
     return found
 
@@ -82,8 +83,20 @@ def _records(c: EventColumns, mask: np.ndarray) -> list[int]:
     return sorted({int(r) for r in c.record[mask]})
 
 
-def _layout(c: EventColumns, ids: list[str]) -> Iterator[Violation]:
-    """start = max(previous end on the stream; end of same-stream ``after``; end + lag of other ``after``).
+def _delays(table: pa.Table, c: EventColumns) -> IntArray:
+    """Rows that each event starts later than it could, by the record's ``labels``."""
+    delay = np.zeros(len(c.record), dtype=np.int64)
+    labels = table.column("labels")
+    for record in np.flatnonzero(pc.match_substring(labels, '"delays"').to_numpy(zero_copy_only=False)).tolist():
+        size = int(c.offsets[record + 1] - c.offsets[record])
+        for event, rows in orjson.loads(labels[record].as_py()).get("delays", ()):
+            if 0 <= event < size:
+                delay[c.offsets[record] + event] = rows
+    return delay
+
+
+def _layout(c: EventColumns, ids: list[str], delay: IntArray) -> Iterator[Violation]:
+    """start = max(previous end on the stream; end of same-stream ``after``; end + lag of other ``after``) + delay.
 
     On a clock of real time an event may start later: when it was said.
     """
@@ -97,7 +110,7 @@ def _layout(c: EventColumns, ids: list[str]) -> Iterator[Violation]:
     together = (c.record[order][1:] == c.record[order][:-1]) & (c.stream[order][1:] == c.stream[order][:-1])
     previous = np.zeros(len(c.record), dtype=np.int64)
     previous[order[1:][together]] = c.end[order[:-1][together]]
-    due = np.maximum(due, previous)
+    due = np.maximum(due, previous) + delay
     late = (c.start > due) & ~c.real_time[c.record]
     for event in np.flatnonzero((c.start < due) | late).tolist():
         what = (

@@ -63,7 +63,9 @@ class IngestSection(_Section):
 class ConvertSection(_Section):
     """Conversion, alignment and layout."""
 
-    align: str = Field("thinking+evidence+tools_async", description="alignment policies")
+    align: str = Field(
+        "auto", description="alignment policies; auto: those that have something to do in a conversation"
+    )
     question: Literal["first", "last"] = Field("first", description="question before or after its context")
     tokenizer: str = Field("smollm2", description="smollm2, a folder, a Hub id, or tiktoken:PATH")
     lag: int = Field(

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import leaks
-from pipeline.alignment import AlignSpec, align, parse_align_spec
+from pipeline.alignment import Aligned, AlignSpec, align_all, parse_align_spec
+from pipeline.alignment.plan import Resources
 from pipeline.checks import record_violations
 from pipeline.conversation import Conversation, RecordError, Source, conversation_id
 from pipeline.errors import ConservationError
@@ -28,7 +30,7 @@ from pipeline.segments import cut_script, cut_segments, leading, rows_of, segmen
 from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
 from pipeline.text import cut_tokens
 from pipeline.timeline import Timeline, spans_of
-from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer
+from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer, token_ends
 
 #: Source units that are converted at a time: so many, or fewer that together hold so many bytes (one may hold more).
 BATCH_UNITS, BATCH_BYTES = 256, 1 << 20
@@ -44,7 +46,7 @@ class ConvertConfig:
     ``media``: whether what is no text (an image) leaves a placeholder in the record, or the unit is rejected.
     """
 
-    align: str = "thinking+evidence+tools_async"
+    align: str = "auto"
     question: str = "first"
     tokenizer: str = "smollm2"
     lag: int = 0
@@ -115,6 +117,7 @@ class Converter:
         self.baseline: AlignSpec = parse_align_spec("turns", config.question)  # type: ignore[arg-type]
         self.tokenizer: TextTokenizer = load_tokenizer(config.tokenizer)
         self.clock = Clock(self.tokenizer, config.lag)
+        self.resources = Resources(token_ends=partial(token_ends, self.tokenizer))
         self._excluded = frozenset(config.exclude_ids)
 
     def convert(self, units: Sequence[Mapping[str, Any]]) -> Batch:
@@ -153,12 +156,13 @@ class Converter:
         """
         owners: list[int] = []
         documents: list[Document] = []
+        fitting = []
         for item in items:
-            conversation = item.conversation
-            if longest := self._hopeless(conversation):
+            if longest := self._hopeless(item.conversation):
                 batch.reject(item.position, "exceeds_window", longest)
-                continue
-            document = _document(item, policy, self.config.max_cells)
+            else:
+                fitting.append(item)
+        for item, document in zip(fitting, self._aligned(fitting, policy), strict=True):
             if not document.timeline.spans:
                 batch.reject(item.position, "empty", "no message of the conversation says anything")
                 continue
@@ -212,6 +216,16 @@ class Converter:
             return Tables(records, tokens, [])
         return Tables(records, tables.tokens, [])
 
+    def _aligned(self, items: Sequence[_Told], policy: AlignSpec) -> list[Document]:
+        """The document of each item. What is too long to be one record is not aligned yet: its segments will be."""
+        whole = [_unaligned(item, policy, self.config.max_cells) for item in items]
+        todo = [item.conversation for item, document in zip(items, whole, strict=True) if document is None]
+        aligned = iter(align_all(todo, policy, self.resources))
+        return [
+            document or _document_of(item.conversation, next(aligned), item.ordinal)
+            for item, document in zip(items, whole, strict=True)
+        ]
+
     def _fit(
         self,
         owners: list[int],
@@ -238,7 +252,7 @@ class Converter:
             else:
                 was_cut = True
                 try:
-                    pieces = _segment(document, encoded, first[i], self.config, policy)
+                    pieces = _segment(document, encoded, first[i], self.config, policy, self.resources)
                 except RecordError as error:
                     refused.add(owner)
                     batch.reject(owner, error.code, str(error))
@@ -397,21 +411,28 @@ def _refuse_media(told: Sequence[_Told]) -> None:
                     raise RecordError("media", f"message {i} holds {part.text:.120}, which is no text (media: reject)")
 
 
-def _document(item: _Told, policy: AlignSpec, max_cells: int) -> Document:
+def _unaligned(item: _Told, policy: AlignSpec, max_cells: int) -> Document | None:
+    """The document of a script, which its source has placed, and of a conversation that will be cut; None for others."""
     conversation = item.conversation
     if item.script is not None and item.timeline is not None:
         clock = ScriptPolicy(item.script)
         return Document(
             conversation, item.timeline, clock, item.ordinal, ms_per_row=item.script.ms_per_row, script=item.script
         )
+    if sum(len(message.parts) for message in conversation.messages) <= max_cells // 2:
+        return None
     streams, spans, silent = spans_of(conversation, policy.question)
-    if len(spans) > max_cells:
-        # It will be cut into segments, each aligned by itself: a plan of the whole would be quadratic in its spans.
-        waits: list[tuple[int, ...]] = [()] * len(spans)
-        timeline = Timeline(streams, spans, list(range(len(spans))), [len(s.text) for s in spans], waits)
-    else:
-        timeline, silent = align(conversation, policy)
+    if len(spans) <= max_cells:
+        return None
+    # It will be cut into segments, each aligned by itself: a plan of the whole would be quadratic in its spans.
+    waits: list[tuple[int, ...]] = [()] * len(spans)
+    timeline = Timeline(streams, spans, list(range(len(spans))), [len(s.text) for s in spans], waits)
     return Document(conversation, timeline, policy, item.ordinal, labels=_labels(conversation, silent))
+
+
+def _document_of(conversation: Conversation, aligned: Aligned, ordinal: int) -> Document:
+    labels = _labels(conversation, aligned.silent) | aligned.labels
+    return Document(conversation, aligned.timeline, aligned.spec, ordinal, labels=labels)
 
 
 def _labels(conversation: Conversation, silent: Sequence[int], where: Sequence[int] | None = None) -> dict[str, Any]:
@@ -446,13 +467,13 @@ def _leaking_scripts(documents: Sequence[Document], findings: Sequence[leaks.Fin
 
 
 def _under_turns(document: Document, baseline: AlignSpec) -> Document:
-    timeline, _ = align(document.told or document.conversation, baseline)
+    (aligned,) = align_all([document.told or document.conversation], baseline)
     labels = {**document.labels, "realigned": {"from": document.policy.policy, "reason": "lexical leak"}}
-    return replace(document, timeline=timeline, policy=baseline, labels=labels)
+    return replace(document, timeline=aligned.timeline, policy=baseline, labels=labels)
 
 
 def _segment(
-    document: Document, encoded: Encoded, first: int, config: ConvertConfig, policy: AlignSpec
+    document: Document, encoded: Encoded, first: int, config: ConvertConfig, policy: AlignSpec, resources: Resources
 ) -> list[Document]:
     """The segments of a document that exceeds the window; its spans are the texts from ``first`` on of ``encoded``."""
     conversation = document.conversation
@@ -482,14 +503,17 @@ def _segment(
 
     whole = split_results(conversation, cells, room, cut_text)
     segments = cut_segments(whole.conversation, whole.cells, fixed, config.max_cells, whole.origin)
+    told = [segment_of(whole.conversation, chosen) for chosen in segments]
     pieces = []
-    for k, chosen in enumerate(segments, 1):
-        told = segment_of(whole.conversation, chosen)
+    for k, (chosen, part, aligned) in enumerate(
+        zip(segments, told, align_all(told, policy, resources), strict=True), 1
+    ):
         messages = tuple(whole.origin[i] for i in chosen)
-        timeline, silent = align(told, policy)
-        labels = _labels(told, silent, messages)
+        labels = _labels(part, aligned.silent, messages) | aligned.labels
         pieces.append(
-            Document(conversation, timeline, policy, document.ordinal, k, len(segments), messages, labels, told)
+            Document(
+                conversation, aligned.timeline, aligned.spec, document.ordinal, k, len(segments), messages, labels, part
+            )
         )
     return pieces
 

@@ -211,7 +211,7 @@ class InspectConfig:
     """How to inspect: the format ("auto": detected), the alignment, records to show, units per file to look at (0: all)."""
 
     format: str = "auto"
-    align: str = "thinking+evidence+tools_async"
+    align: str = "auto"
     records: int = 2
     sample: int = 0
 

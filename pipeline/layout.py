@@ -1,7 +1,7 @@
 """Layout: timelines and token counts become events with rows.
 
 One row holds at most one token of a stream. ``start = max(end of the stream's previous event; end of each same-stream
-``after``; end + lag of each other ``after``; own earliest row)``. Chunk ends snap to token boundaries of the span's own
+``after``; end + lag of each other ``after``) + own delay``, and no earlier than its own earliest row. Chunk ends snap to token boundaries of the span's own
 encoding; a straddling token joins the earlier chunk on an input stream and the later one on an output stream.
 """
 
@@ -37,6 +37,7 @@ class Events:
     after: list[tuple[int, ...]]
     start: list[int]
     end: list[int]
+    delay: list[int]
 
 
 def lay_out(timeline: Timeline, encoded: Encoded, first_span: int, lag: int) -> Events:
@@ -54,7 +55,7 @@ def _snap(timeline: Timeline, encoded: Encoded, first_span: int) -> tuple[Events
 
     Emptied chunks merge into a neighbour and unite their ``after``; the later of their earliest rows counts.
     """
-    events = Events([], [], [], [], [], [], [], [], [])
+    events = Events([], [], [], [], [], [], [], [], [], [])
     where: list[int] = []
     chunk, chunks = 0, len(timeline.chunk_span)
     while chunk < chunks:
@@ -80,6 +81,9 @@ def _snap(timeline: Timeline, encoded: Encoded, first_span: int) -> tuple[Events
     earliest = [0] * len(events.span)
     for event, row in zip(where, timeline.earliest or (), strict=False):
         earliest[event] = max(earliest[event], row)
+    events.delay.extend([0] * len(events.span))
+    for event, rows in zip(where, timeline.delay or (), strict=False):
+        events.delay[event] = max(events.delay[event], rows)
     return events, earliest
 
 
@@ -164,11 +168,12 @@ def _assign_rows(timeline: Timeline, events: Events, earliest: list[int], lag: i
     free = [0] * len(timeline.streams)
     for i in _order(events.after, stream):
         own = stream[i]
-        start = max(free[own], earliest[i])
+        start = free[own]
         for other in events.after[i]:
             ready = events.end[other] + (lag if stream[other] != own else 0)
             if ready > start:
                 start = ready
+        start = max(start + events.delay[i], earliest[i])
         events.start[i] = start
         events.end[i] = free[own] = start + events.tokens[i] + events.final[i]
 

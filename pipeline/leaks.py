@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns
-from pipeline.mentions import is_known, known, mentions, ngrams, pieces
+from pipeline.words import scan
 
 Verdict = Literal["clear", "leak", "weak"]
 
@@ -61,34 +61,24 @@ def with_verdicts(table: pa.Table, findings: list[Finding]) -> pa.Table:
 def _findings(c: EventColumns) -> Iterator[Finding]:
     if not len(c.record):
         return
-    is_source = (c.is_input | (c.role == "thought")) & (c.kind != "header")
+    is_source = _is_source(c)
     ready = c.end + c.lag[c.record]
     order_key = ((c.message + 1) << 20) | (c.part + 1)
     suspects = np.flatnonzero(_suspect(c, is_source, ready, order_key))
     if not len(suspects):
         return
-    texts = c.text.to_pylist()
+    evidence = _too_early(c, suspects, is_source, ready, order_key)
     for event in suspects.tolist():
         record = int(c.record[event])
-        low, high = int(c.offsets[record]), int(c.offsets[record + 1])
-        ordered = c.message[event] >= 0
-        earlier = order_key[low:high] < order_key[event] if ordered else np.ones(high - low, dtype=bool)
-        same_stream = c.stream[low:high] == c.stream[event]
-        done = (ready[low:high] <= c.start[event]) | (same_stream & (c.end[low:high] <= c.start[event]))
-        unread = np.flatnonzero(is_source[low:high] & earlier & ~done) + low
-        if not len(unread):
-            continue
-        read = np.flatnonzero(done) + low
-        evidence: tuple[tuple[str, int], ...] = ()
-        if mentions(texts[event]).required or ngrams(texts[event]):
-            evidence = tuple(
-                (key, at - low)
-                for key, at in _too_early(
-                    texts[event], [(texts[u], u) for u in unread.tolist()], [texts[r] for r in read.tolist()]
-                )
-            )
-        verdict: Verdict = "clear" if not evidence else "leak" if ordered else "weak"
-        yield Finding(record, event - low, verdict, evidence)
+        found = tuple(evidence.get(event, ()))
+        verdict: Verdict = "clear" if not found else "leak" if c.message[event] >= 0 else "weak"
+        yield Finding(record, event - int(c.offsets[record]), verdict, found)
+
+
+def _is_source(c: EventColumns) -> BoolArray:
+    """Events that others learn from: what is read, and what is thought before it is said."""
+    sources: BoolArray = (c.is_input | (c.role == "thought")) & (c.kind != "header")
+    return sources
 
 
 def _suspect(c: EventColumns, is_source: BoolArray, ready: IntArray, order_key: IntArray) -> BoolArray:
@@ -108,15 +98,130 @@ def _suspect(c: EventColumns, is_source: BoolArray, ready: IntArray, order_key: 
     return c.is_output & (last_before > c.start)
 
 
-def _too_early(text: str, unread: list[tuple[str, int]], read: list[str]) -> Iterator[tuple[str, int]]:
-    keys = dict.fromkeys(piece for key in mentions(text).required for piece in (key, *pieces(key)))
-    for key in keys:
-        where = next((at for source, at in unread if key in known(source)), None)
-        if where is not None and not any(is_known(key, known(source)) for source in read):
-            yield key, where
-    grams = ngrams(text)
-    if grams:
-        for source, at in unread:
-            for gram in sorted(grams & ngrams(source)):
-                if not any(gram in ngrams(other) for other in read):
-                    yield gram, at
+def _too_early(
+    c: EventColumns, suspects: IntArray, is_source: BoolArray, ready: IntArray, order_key: IntArray
+) -> dict[int, list[tuple[str, int]]]:
+    """Per suspect, what it says that stands in a source it had not read, and in nothing that it had; and that source."""
+    chosen = np.flatnonzero(np.isin(c.record, c.record[suspects]))
+    local = np.full(len(c.record), -1)
+    local[chosen] = np.arange(len(chosen))
+    asked = np.zeros(len(chosen), bool)
+    asked[local[suspects]] = True
+    part = np.lexsort((c.part[chosen], c.message[chosen], c.stream[chosen], c.record[chosen]))
+    words = scan(c.text.take(pa.array(chosen)).to_pylist(), _numbered(c, chosen, part), asked)
+    evidence: dict[int, list[tuple[str, int]]] = {}
+
+    required = np.flatnonzero(words.required)
+    counts = np.diff(words.pieces_at)[required]
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    asking = chosen[np.concatenate([words.text[required], np.repeat(words.text[required], counts)])]
+    key = np.concatenate([words.key[required], words.pieces[np.repeat(words.pieces_at[required], counts) + within]])
+    mention = np.concatenate([required, np.full(len(within), -1)])
+    known = _Occurrences(c, chosen[words.known_text], words.known_key, is_source, ready, order_key)
+    for i, source in known.unread(asking, key):
+        event = int(asking[i])
+        pieces = (
+            words.pieces[words.pieces_at[mention[i]] : words.pieces_at[mention[i] + 1]]
+            if mention[i] >= 0
+            else words.pieces[:0]
+        )
+        shown = words.mention_text(int(mention[i])) if mention[i] >= 0 else words.key_texts[int(key[i])]
+        told = (shown, source - int(c.offsets[c.record[event]]))
+        if told not in evidence.get(event, ()) and not (len(pieces) and known.together(event, pieces)):
+            evidence.setdefault(event, []).append(told)
+
+    inside = np.flatnonzero((words.run_first == words.run_last) & asked[words.run_last])
+    hashes = words.run_hash.view(np.int64)
+    runs = _Occurrences(c, chosen[words.run_last], hashes, is_source, ready, order_key)
+    asking = chosen[words.run_last[inside]]
+    for i, source in runs.unread(asking, hashes[inside]):
+        event = int(asking[i])
+        evidence.setdefault(event, []).append(
+            (words.run_text(int(inside[i])), source - int(c.offsets[c.record[event]]))
+        )
+    return evidence
+
+
+def _numbered(c: EventColumns, chosen: IntArray, order: IntArray) -> IntArray:
+    """One number for the events of one part, so that a run of words may cross from one to the next."""
+    changes = np.zeros(len(chosen), bool)
+    for column in (c.record, c.stream, c.message, c.part):
+        changes[1:] |= np.diff(column[chosen][order]) != 0
+    numbers = np.empty(len(chosen), dtype=np.int64)
+    numbers[order] = np.cumsum(changes)
+    return numbers
+
+
+class _Occurrences:
+    """Where each key of each record stands, and from which row on it was known."""
+
+    def __init__(
+        self,
+        c: EventColumns,
+        event: IntArray,
+        key: IntArray,
+        is_source: BoolArray,
+        ready: IntArray,
+        order_key: IntArray,
+    ) -> None:
+        self._c, self._ready, self._order_key = c, ready, order_key
+        last = int(order_key.max(initial=0)) + 1
+        rank = np.where(is_source[event], order_key[event], last)
+        order = np.lexsort((rank, key, c.record[event]))
+        self._event, key, rank = event[order], key[order], rank[order]
+        record = c.record[self._event]
+        starts = np.ones(len(order), bool)
+        starts[1:] = (np.diff(key) != 0) | (np.diff(record) != 0)
+        self._start = np.flatnonzero(starts)
+        self._stop = np.append(self._start[1:], len(order))
+        self._keys = np.unique(key)
+        self._group = record[self._start] * (len(self._keys) + 1) + np.searchsorted(self._keys, key[self._start])
+        self._first_ready = (
+            np.minimum.reduceat(ready[self._event], self._start) if len(order) else np.zeros(0, np.int64)
+        )
+        #: The earliest source of each key, in source order; ``last`` where no source holds it.
+        self._rank, self._last = rank, last
+
+    def _groups(self, record: IntArray, key: IntArray) -> tuple[IntArray, BoolArray]:
+        """The group of each (record, key), and whether there is one."""
+        if not len(self._start):
+            return np.zeros(len(key), np.int64), np.zeros(len(key), bool)
+        number = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
+        wanted = record * (len(self._keys) + 1) + number
+        group = np.minimum(np.searchsorted(self._group, wanted), len(self._group) - 1)
+        return group, (self._group[group] == wanted) & (self._keys[number] == key)
+
+    def unread(self, event: IntArray, key: IntArray) -> Iterator[tuple[int, int]]:
+        """The questions whether ``event`` may say ``key`` that are denied, each with the source that it was not to know."""
+        c = self._c
+        group, exists = self._groups(c.record[event], key)
+        early = np.flatnonzero(exists)
+        early = early[self._first_ready[group[early]] > c.start[event[early]]]
+        source = self._start[group[early]]
+        ordered = c.message[event[early]] >= 0
+        earlier = np.where(ordered, self._rank[source] < self._order_key[event[early]], self._rank[source] < self._last)
+        for i, at in zip(early[earlier].tolist(), source[earlier].tolist(), strict=True):
+            if not self._said(int(event[i]), int(group[i])):
+                yield i, int(self._event[at])
+
+    def _said(self, event: int, group: int) -> bool:
+        """Whether the event's own stream has said it before."""
+        c = self._c
+        others = self._event[self._start[group] : self._stop[group]]
+        return bool(((c.stream[others] == c.stream[event]) & (c.end[others] <= c.start[event])).any())
+
+    def together(self, event: int, pieces: IntArray) -> bool:
+        """Whether one event that had ended holds all the pieces of a compound."""
+        c = self._c
+        group, exists = self._groups(np.full(len(pieces), c.record[event]), pieces)
+        if not exists.all():
+            return False
+        holders: set[int] | None = None
+        for g in group.tolist():
+            others = self._event[self._start[g] : self._stop[g]]
+            read = others[
+                (self._ready[others] <= c.start[event])
+                | ((c.stream[others] == c.stream[event]) & (c.end[others] <= c.start[event]))
+            ]
+            holders = set(read.tolist()) if holders is None else holders & set(read.tolist())
+        return bool(holders)

@@ -202,9 +202,20 @@ class _Columns:
             "sources": [[source_to_json(s) for s in d.conversation.sources] for d in documents],
             "parts": [_parts(d) for d in documents],
             "extra": [msgspec.json.encode(d.conversation.extra).decode() if d.k == 1 else "{}" for d in documents],
-            "labels": [orjson.dumps(d.labels, option=orjson.OPT_SORT_KEYS).decode() for d in documents],
+            "labels": [orjson.dumps(labels, option=orjson.OPT_SORT_KEYS).decode() for labels in self._labels()],
         }
         return pa.table([_array(columns[f.name], f.type) for f in RECORDS], schema=RECORDS)
+
+    def _labels(self) -> list[dict[str, Any]]:
+        """The documents' labels, with the delays of their events: (event, rows)."""
+        labels = [d.labels for d in self.documents]
+        delay = _flat(self.laid, "delay")[self.order]
+        for event in np.flatnonzero(delay).tolist():
+            document = int(self.document[event])
+            if labels[document] is self.documents[document].labels:
+                labels[document] = {**labels[document], "delays": []}
+            labels[document]["delays"].append([event - int(self.offsets[document]), int(delay[event])])
+        return labels
 
     def _events(self) -> pa.Array:
         spans = self.spans

@@ -10,8 +10,8 @@ import heapq
 import re
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from pipeline.conversation import Conversation, Message
 
@@ -26,6 +26,8 @@ STREAM_ORDER: tuple[tuple[str, Direction], ...] = (
     ("thought", "output"),
     ("assistant", "output"),
     ("call", "output"),
+    ("audit", "output"),
+    ("monitor", "output"),
     ("tool", "input"),
 )
 _DIRECTION: dict[str, Direction] = dict(STREAM_ORDER)
@@ -70,7 +72,8 @@ class Timeline:
 
     ``after[c]``: indices of the chunks that must have ended before chunk ``c`` starts, ascending. Chunks of one span are
     consecutive and in order; an earlier chunk of the same stream is always waited for and need not be named.
-    ``earliest[c]``: the first row it may start at.
+    ``earliest[c]``: the first row it may start at. ``delay[c]``: rows that pass between the end of all that chunk ``c`` waits
+    for (its stream's previous chunk too) and its start.
     """
 
     streams: tuple[Stream, ...]
@@ -79,6 +82,32 @@ class Timeline:
     chunk_end: list[int]
     after: list[tuple[int, ...]]
     earliest: list[int] | None = None
+    delay: list[int] | None = None
+
+
+@dataclass(slots=True)
+class Draft:
+    """The spans of a conversation before they are cut: what a policy may add to, or move to another slot.
+
+    ``items``: (role, slot, span) in source order; a span's ``stream`` is not set yet. ``silent``: indices of the messages
+    that say nothing. ``labels`` go into the record's.
+    """
+
+    conversation: Conversation
+    items: list[tuple[str, int, Span]]
+    silent: list[int]
+    labels: dict[str, Any] = field(default_factory=dict)
+
+    def columns(self) -> tuple[tuple[Stream, ...], tuple[Span, ...]]:
+        """The streams in the order of their columns, and the spans, each on its own."""
+        streams = tuple(
+            Stream(f"{role}/{slot}" if role == "tool" else role, role, slot, _DIRECTION[role])
+            for role, slot in sorted(
+                {(role, slot) for role, slot, _ in self.items}, key=lambda rs: (_RANK[rs[0]], rs[1])
+            )
+        )
+        column = {(stream.role, stream.slot): i for i, stream in enumerate(streams)}
+        return streams, tuple(replace(span, stream=column[role, slot]) for role, slot, span in self.items)
 
 
 def spans_of(
@@ -88,6 +117,12 @@ def spans_of(
 
     ``question``: whether the text of an input message with context parts is laid out before or after the context.
     """
+    draft = draft_of(conversation, question)
+    return *draft.columns(), draft.silent
+
+
+def draft_of(conversation: Conversation, question: QuestionOrder = "first") -> Draft:
+    """The spans of a conversation (see ``spans_of``), to be added to."""
     calls = _CallBook(conversation.messages)
     spans: list[tuple[str, int, Span]] = []
     silent: list[int] = []
@@ -104,12 +139,7 @@ def spans_of(
             silent.append(index)
     if conversation.tools and leading_system == len(conversation.messages):
         spans.append(("system", 0, _tools_span(conversation.tools)))
-    streams = tuple(
-        Stream(f"{role}/{slot}" if role == "tool" else role, role, slot, _DIRECTION[role])
-        for role, slot in sorted({(role, slot) for role, slot, _ in spans}, key=lambda rs: (_RANK[rs[0]], rs[1]))
-    )
-    column = {(stream.role, stream.slot): i for i, stream in enumerate(streams)}
-    return streams, tuple(replace(span, stream=column[role, slot]) for role, slot, span in spans), silent
+    return Draft(conversation, spans, silent)
 
 
 def _tools_span(tools: str) -> Span:

@@ -105,6 +105,14 @@ def metadata(tokenizer: TextTokenizer) -> dict[str, Any]:
     }
 
 
+def token_ends(tokenizer: TextTokenizer, text: str) -> list[int]:
+    """Where the tokens of a text end, in characters; ends inside a character are left out."""
+    ends = tokenizer.encode([text]).ends
+    starts = np.append((np.frombuffer(text.encode(), dtype=np.uint8) & 0xC0) != 0x80, True)
+    found: list[int] = (np.cumsum(starts) - 1)[ends[starts[ends]]].tolist()
+    return found
+
+
 def load_tokenizer(spec: str) -> TextTokenizer:
     """Loads a tokenizer by its spec. Raises TokenizerError."""
     if spec == "smollm2":

@@ -1,7 +1,12 @@
 """Alignment: which output may overlap with which input. A policy is one file here and one line in ``POLICIES``.
 
-A policy module has ``NAME``, ``Params`` (a frozen dataclass), ``cuts(streams, spans, params)`` (which spans it wants cut,
-and into what) and ``relax(plan, params)`` (which waits of the ``turns`` plan are not necessary, see ``plan``).
+A policy module has
+
+* ``NAME``; ``CLAIM``, why what it lets overlap is honest; ``Params``, a frozen pydantic dataclass;
+* ``why(draft) -> str``: what of a conversation it answers for, for people; "" if it has nothing to do there;
+* ``prepare(draft, params)``: adds spans, if it speaks itself (``audit``, ``monitor``);
+* ``cuts(draft, streams, spans, params)``: which spans it wants cut, and into what;
+* ``relax(batch, params)``: which waits of the ``turns`` plans are not necessary (see ``plan``).
 """
 
 from __future__ import annotations
@@ -11,25 +16,33 @@ import difflib
 import functools
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.alignment import evidence, thinking, tools_async, turns
-from pipeline.alignment.plan import start_plan, to_timeline
+from pipeline.alignment.plan import Batch, Cut, Plan, Resources, start_plan, to_timeline
 from pipeline.conversation import Conversation
-from pipeline.text import ChunkUnit, cut
-from pipeline.timeline import QuestionOrder, Timeline, spans_of
+from pipeline.text import cut
+from pipeline.timeline import Draft, QuestionOrder, Timeline, draft_of
 
 POLICIES: Mapping[str, ModuleType] = {module.NAME: module for module in (turns, thinking, evidence, tools_async)}
 
+#: The spec that chooses by what the conversation contains, from these, in this order.
+AUTO = "auto"
+CHOSEN_FROM = ("thinking", "evidence", "tools_async")
+
 #: Raise when any policy gives another timeline for the same conversation and parameters.
-VERSION = 2
+VERSION = 3
 
 
 #: A conversation of more chunks is not cut: a plan's memory is quadratic in them. A window of 8192 tokens never holds as
 #: many, so what is longer is cut into segments first, and each is aligned by itself.
 MAX_CHUNKS = 20_000
+
+NO_RESOURCES = Resources()
 
 
 class AlignmentError(ValueError):
@@ -38,10 +51,14 @@ class AlignmentError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AlignSpec:
-    """Policies with their parameters, in canonical order, and whether a question precedes its context."""
+    """Policies with their parameters, in canonical order, and whether a question precedes its context.
+
+    ``auto``: each conversation gets those of ``policies`` that have something to do in it, ``turns`` if none has.
+    """
 
     policies: tuple[tuple[str, Any], ...]
     question: QuestionOrder = "first"
+    auto: bool = False
 
     @property
     def policy(self) -> str:
@@ -61,65 +78,127 @@ def _params_json(spec: AlignSpec) -> str:
 
 
 def parse_align_spec(text: str, question: QuestionOrder = "first") -> AlignSpec:
-    """Reads ``thinking+evidence:min_coverage=0.8,chunk=sentence``. Raises AlignmentError."""
+    """Reads ``thinking+evidence:min_coverage=0.8,chunk=sentence``, or ``auto``. Raises AlignmentError."""
+    if question not in typing.get_args(QuestionOrder):
+        raise AlignmentError(f"question must be first or last, not {question!r}")
+    if text.strip() == AUTO:
+        return AlignSpec(tuple((name, POLICIES[name].Params()) for name in CHOSEN_FROM), question, auto=True)
     chosen: dict[str, Any] = {}
     for item in text.split("+"):
         name, _, arguments = item.strip().partition(":")
         if name not in POLICIES:
             raise AlignmentError(
-                f"unknown alignment policy {name!r}{_nearest(name, POLICIES)}; known: {', '.join(POLICIES)}"
+                f"unknown alignment policy {name!r}{_nearest(name, (*POLICIES, AUTO))}; known: {AUTO}, {', '.join(POLICIES)}"
             )
         if name in chosen:
             raise AlignmentError(f"alignment policy {name!r} is named twice in {text!r}")
         chosen[name] = _parse_params(name, arguments)
-    if question not in typing.get_args(QuestionOrder):
-        raise AlignmentError(f"question must be first or last, not {question!r}")
     return AlignSpec(tuple((name, chosen[name]) for name in POLICIES if name in chosen), question)
 
 
-def _nearest(word: str, known: Mapping[str, Any]) -> str:
+def _nearest(word: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _parse_params(policy: str, text: str) -> Any:
-    params = POLICIES[policy].Params
-    types = typing.get_type_hints(params)
-    values: dict[str, Any] = {}
+    model = POLICIES[policy].Params
+    known = [field.name for field in dataclasses.fields(model)]
+    values: dict[str, str] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
-        if key not in types or not equals:
+        if key not in known or not equals:
             raise AlignmentError(
-                f"policy {policy!r} has no parameter {key!r}{_nearest(key, types)}; it has: {', '.join(types) or 'none'}"
+                f"policy {policy!r} has no parameter {key!r}{_nearest(key, known)}; it has: {', '.join(known) or 'none'}"
             )
-        values[key] = _parse_value(policy, key, value, types[key])
-    return params(**values)
-
-
-def _parse_value(policy: str, key: str, value: str, type_: Any) -> Any:
-    if allowed := typing.get_args(type_):
-        if value not in allowed:
-            raise AlignmentError(f"{policy}:{key} must be one of {', '.join(allowed)}, not {value!r}")
-        return value
+        values[key] = value
     try:
-        number = float(value)
-    except ValueError:
-        raise AlignmentError(f"{policy}:{key} must be a number, not {value!r}") from None
-    if not 0 <= number <= 1:
-        raise AlignmentError(f"{policy}:{key} must lie between 0 and 1, not {value}")
-    return number
+        return model(**values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = str(wrong["loc"][0])
+        raise AlignmentError(
+            f"{policy}:{key}={values[key]}: {wrong['msg'].removeprefix('Value error, ')[:1].lower()}"
+            f"{wrong['msg'].removeprefix('Value error, ')[1:]}"
+        ) from None
 
 
-def align(conversation: Conversation, spec: AlignSpec) -> tuple[Timeline, list[int]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Aligned:
+    """A timeline, what placed it, the indices of messages that say nothing, and what the policies have to say of it."""
+
+    timeline: Timeline
+    spec: AlignSpec
+    silent: list[int]
+    labels: dict[str, Any]
+
+
+def align(
+    conversation: Conversation, spec: AlignSpec, resources: Resources = NO_RESOURCES
+) -> tuple[Timeline, list[int]]:
     """The timeline of a conversation under the policies of ``spec``, and the indices of messages that say nothing."""
-    streams, spans, silent = spans_of(conversation, spec.question)
-    units: dict[int, ChunkUnit] = {}
+    (aligned,) = align_all([conversation], spec, resources)
+    return aligned.timeline, aligned.silent
+
+
+def align_all(
+    conversations: Sequence[Conversation], spec: AlignSpec, resources: Resources = NO_RESOURCES
+) -> list[Aligned]:
+    """Aligns conversations together: what policies look up is looked up for all of them at once."""
+    drafts = [draft_of(conversation, spec.question) for conversation in conversations]
+    groups: dict[AlignSpec, list[int]] = {}
+    for i, draft in enumerate(drafts):
+        groups.setdefault(choose(draft, spec), []).append(i)
+    found: list[Aligned | None] = [None] * len(drafts)
+    for chosen, members in groups.items():
+        plans = [_plan(drafts[i], chosen, resources) for i in members]
+        batch = Batch(plans, resources)
+        for name, params in chosen.policies:
+            POLICIES[name].relax(batch, params)
+        for i, plan in zip(members, plans, strict=True):
+            found[i] = Aligned(to_timeline(plan), chosen, drafts[i].silent, drafts[i].labels)
+    return [aligned for aligned in found if aligned is not None]
+
+
+def choose(draft: Draft, spec: AlignSpec) -> AlignSpec:
+    """The policies that a conversation is aligned under."""
+    if not spec.auto:
+        return spec
+    chosen = tuple((name, params) for name, params in spec.policies if POLICIES[name].why(draft))
+    return AlignSpec(chosen or (("turns", turns.Params()),), spec.question)
+
+
+def reasons(draft: Draft, spec: AlignSpec) -> dict[str, str]:
+    """What each policy of ``spec`` has to do in a conversation, for people; those that have nothing to do are left out."""
+    told = {name: POLICIES[name].why(draft) for name, _ in spec.policies}
+    return {name: text for name, text in told.items() if text}
+
+
+def _plan(draft: Draft, spec: AlignSpec, resources: Resources) -> Plan:
     for name, params in spec.policies:
-        units.update(POLICIES[name].cuts(streams, spans, params))
-    cuts = {span: cut(spans[span].text, unit) for span, unit in units.items()}
+        POLICIES[name].prepare(draft, params)
+    streams, spans = draft.columns()
+    wanted: dict[int, set[Cut]] = {}
+    for name, params in spec.policies:
+        for span, how in POLICIES[name].cuts(draft, streams, spans, params).items():
+            wanted.setdefault(span, set()).add(how)
+    cuts = {span: _ends(spans[span].text, hows, resources) for span, hows in wanted.items()}
     if sum(len(ends) for ends in cuts.values()) > MAX_CHUNKS:
         cuts = {}
-    plan = start_plan(streams, spans, cuts)
-    for name, params in spec.policies:
-        POLICIES[name].relax(plan, params)
-    return to_timeline(plan), silent
+    return start_plan(draft, streams, spans, cuts)
+
+
+def _ends(text: str, hows: set[Cut], resources: Resources) -> list[int]:
+    ends: set[int] = set()
+    for how in hows:
+        if how == "token":
+            if resources.token_ends is None:
+                raise AlignmentError("chunks that are tokens need a tokenizer")
+            ends.update(resources.token_ends(text))
+        elif isinstance(how, tuple):
+            ends.update(end for end in how if 0 < end < len(text))
+        else:
+            if len(hows) == 1:
+                return cut(text, how)
+            ends.update(cut(text, how))
+    return sorted(ends - {0} | {len(text)})

@@ -2,24 +2,27 @@
 
 Applies to data that arrives after the request is known: tool results, on demand also context passages and the request
 itself (``over``). An output chunk starts once everything it mentions has been read or said, if what is found covers most
-of it and the reading grounds some of it; anything else waits for all its author had read. Finding evidence is necessary
-for honesty, not sufficient: the leak detectors look again.
+of it and the reading grounds some of it; anything else waits for all its author had read. Where a corpus says itself what an
+answer rests on (see ``pipeline/gold.py``), the answer waits for that. Finding evidence is necessary for honesty, not
+sufficient: the leak detectors look again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pipeline.alignment.grounding import Reading
-from pipeline.alignment.plan import Plan
-from pipeline.alignment.turn import messages_of
-from pipeline.mentions import known
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.alignment.grounding import Questions
+from pipeline.alignment.plan import Batch, Cut, Plan
+from pipeline.gold import Place, supports
 from pipeline.text import ChunkUnit
-from pipeline.timeline import Span, Stream
+from pipeline.timeline import Draft, Span, Stream
 
 NAME = "evidence"
+CLAIM = "an output chunk starts once all that it mentions has been read"
 
 _READING = {
     "results": ("tool_result",),
@@ -33,23 +36,41 @@ class Params:
     """``min_coverage``: share of an output chunk's content words that must be found (0 to 1); ``chunk``: unit of cuts;
     ``over``: what may overlap with speaking: ``results`` (of tools), ``data`` (also context passages) or ``all`` (also
     the user's own words). A passage that asks the question which its end answers ("we studied whether…") shares its words
-    with the conclusion, so context is not in the default."""
+    with the conclusion, so context is not in the default; ``gold``: whether what a corpus says that its answers rest on
+    (supporting facts, the place of an answer) is enough to say them."""
 
-    min_coverage: float = 0.8
+    min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.8
     chunk: ChunkUnit = "sentence"
     over: Literal["results", "data", "all"] = "results"
+    gold: Literal["on", "off"] = "on"
 
 
-def _is_reading(span: Span, params: Params, stream: Stream) -> bool:
-    if stream.role == "system" or span.message is None:
-        return False
-    return span.source_kind in _READING[params.over]
+def why(draft: Draft) -> str:
+    """Tool results that the model speaks after, or answers with gold evidence."""
+    results = {span.message for _, _, span in draft.items if span.kind == "tool_result"}
+    if results and any(role in ("assistant", "thought", "call") for role, _, _ in draft.items):
+        return f"{len(results)} messages with tool results"
+    return "the corpus says what the answer rests on" if supports(draft.conversation) else ""
 
 
-def cuts(streams: Sequence[Stream], spans: Sequence[Span], params: Params) -> dict[int, ChunkUnit]:
+def prepare(draft: Draft, params: Params) -> None:
+    """Nothing is added."""
+
+
+def _is_reading(span: Span, params: Params, role: str) -> bool:
+    return role != "system" and span.message is not None and span.source_kind in _READING[params.over]
+
+
+def _gold(draft: Draft, params: Params) -> Mapping[int, tuple[Place, ...]]:
+    return supports(draft.conversation) if params.gold == "on" else {}
+
+
+def cuts(draft: Draft, streams: tuple[Stream, ...], spans: tuple[Span, ...], params: Params) -> Mapping[int, Cut]:
     """The data that is read and the outputs that follow it are cut; a call is issued whole."""
-    chosen: dict[int, ChunkUnit] = {}
+    chosen: dict[int, Cut] = {}
     reading = speaking = False
+    gold = _gold(draft, params)
+    rests_on = {(place.message, place.part) for places in gold.values() for place in places}
     for i, span in enumerate(spans):
         if streams[span.stream].direction == "output":
             speaking = True
@@ -58,51 +79,89 @@ def cuts(streams: Sequence[Stream], spans: Sequence[Span], params: Params) -> di
             continue
         if speaking:
             reading = speaking = False
-        if _is_reading(span, params, streams[span.stream]):
+        if _is_reading(span, params, streams[span.stream].role):
             chosen[i] = params.chunk
             reading = True
+        elif (span.message, span.part) in rests_on:
+            chosen[i] = params.chunk
     return chosen
 
 
-def relax(plan: Plan, params: Params) -> None:
+def relax(batch: Batch, params: Params) -> None:
     """Grounded output chunks no longer wait for the data that comes after what they mention."""
-    if not any(_is_reading(span, params, plan.streams[span.stream]) for span in plan.spans):
-        return
-    before: set[str] = set()
-    unread: list[int] = []
-    for message in messages_of(plan):
-        if not plan.is_output(message[0]):
-            unread.extend(message)
+    questions = Questions()
+    asked: list[tuple[Plan, int, list[int]]] = []
+    for number, plan in enumerate(batch.plans):
+        if not any(_is_reading(span, params, plan.streams[span.stream].role) for span in plan.spans):
             continue
-        reading = [s for s in unread if _is_reading(plan.spans[s], params, plan.streams[plan.spans[s].stream])]
-        _learn(plan, (s for s in unread if s not in reading), before)
-        if sum(len(plan.chunks(s)) for s in reading) > 1:
-            _relax_message(plan, message, reading, before, params)
-        _learn(plan, [*reading, *message], before)
-        unread = []
+        base = None
+        unread: list[int] = []
+        for message in plan.messages():
+            if not plan.is_output(message[0]):
+                unread.extend(message)
+                continue
+            reading = [s for s in unread if _is_reading(plan.spans[s], params, plan.streams[plan.spans[s].stream].role)]
+            if sum(len(plan.chunks(s)) for s in reading) > 1:
+                base = int(batch.ground.base[number]) if base is None else base
+                first, stop = base + plan.first[unread[0]], base + plan.first[unread[-1] + 1]
+                questions.reading.extend((base + plan.first[s], base + plan.first[s + 1]) for s in reading)
+                for span in message:
+                    if plan.spans[span].source_kind in ("audit", "monitor"):
+                        continue
+                    for chunk in plan.chunks(span):
+                        questions.add(base + chunk, first, stop, alone=plan.spans[span].kind == "tool_call")
+                        asked.append((plan, chunk, reading))
+            unread = []
+    if asked:
+        bases = batch.ground.base.tolist()
+        numbers = {id(plan): number for number, plan in enumerate(batch.plans)}
+        for (plan, chunk, reading), needed in zip(
+            asked, batch.ground.needed(questions, params.min_coverage), strict=True
+        ):
+            if needed >= 0:
+                plan.requires[chunk] &= ~_after(plan, reading, needed - bases[numbers[id(plan)]])
+    if params.gold == "on":
+        _relax_gold(batch)
 
 
-def _learn(plan: Plan, spans: Iterable[int], before: set[str]) -> None:
-    for span in spans:
-        before |= known(plan.spans[span].text)
+def _after(plan: Plan, reading: list[int], needed: int) -> int:
+    """The chunks of the reading behind chunk ``needed``, with the headers of the results that begin behind it."""
+    bits = 0
+    for span in reading:
+        first, stop = plan.first[span], plan.first[span + 1]
+        if needed < first and span and plan.spans[span - 1].kind == "header":
+            bits |= 1 << plan.first[span - 1]
+        low = max(first, needed + 1)
+        if low < stop:
+            bits |= (1 << stop) - (1 << low)
+    return bits
 
 
-def _relax_message(plan: Plan, message: list[int], reading: list[int], before: set[str], params: Params) -> None:
-    chunks = [(span, chunk) for span in reading for chunk in plan.chunks(span)]
-    read = Reading([plan.text(span, chunk) for span, chunk in chunks])
-    bits = [_bits(plan, span, chunk) for span, chunk in chunks]
-    said: set[str] = set()
-    for span in message:
-        for chunk in plan.chunks(span):
-            text = plan.text(span, chunk)
-            needed = read.needed_for(text, (before, said), params.min_coverage)
-            if needed is not None:
-                for late in bits[needed:]:
-                    plan.requires[chunk] &= ~late
-            said |= known(text)
+def _relax_gold(batch: Batch) -> None:
+    """What a corpus says that its answer rests on, and all runs of words and facts that the answer copies, must have ended."""
+    questions = Questions()
+    asked: list[tuple[Plan, int, int, int, int]] = []
+    for number, plan in enumerate(batch.plans):
+        for message, places in supports(plan.conversation).items():
+            where = {(plan.spans[s].message, plan.spans[s].part): s for s in range(len(plan.spans))}
+            spans = sorted({where[place.message, place.part] for place in places})
+            last = max(_chunk_at(plan, where[place.message, place.part], place.end) for place in places)
+            stop = plan.first[spans[-1] + 1]
+            base = int(batch.ground.base[number])
+            for span in range(spans[-1] + 1, len(plan.spans)):
+                if plan.spans[span].message == message and plan.is_output(span) and plan.spans[span].kind == "message":
+                    for chunk in plan.chunks(span):
+                        questions.add(base + chunk, base + plan.first[spans[0]], base + stop)
+                        asked.append((plan, chunk, last, stop, base))
+            questions.reading.extend((base + plan.first[s], base + plan.first[s + 1]) for s in spans)
+    for (plan, chunk, last, stop, base), copied in zip(
+        asked, batch.ground.copied(questions) if asked else (), strict=True
+    ):
+        low = max(last, copied - base) + 1
+        if low < stop:
+            plan.requires[chunk] &= ~((1 << stop) - (1 << low))
 
 
-def _bits(plan: Plan, span: int, chunk: int) -> int:
-    """The chunk, with the header that opens its tool result."""
-    opens = chunk == plan.first[span] and span > 0 and plan.spans[span - 1].kind == "header"
-    return 1 << chunk | (1 << plan.first[span - 1] if opens else 0)
+def _chunk_at(plan: Plan, span: int, end: int) -> int:
+    """The chunk of a span in which the character before ``end`` lies."""
+    return next((c for c in plan.chunks(span) if plan.chunk_end[c] >= end), plan.first[span + 1] - 1)

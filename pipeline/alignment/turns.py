@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from pipeline.alignment.plan import Plan
-from pipeline.text import ChunkUnit
-from pipeline.timeline import Span, Stream
+from pydantic.dataclasses import dataclass
+
+from pipeline.alignment.plan import Batch, Cut
+from pipeline.timeline import Draft, Span, Stream
 
 NAME = "turns"
+CLAIM = "nothing overlaps: everything said before has been read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +18,19 @@ class Params:
     """turns has no parameters."""
 
 
-def cuts(streams: Sequence[Stream], spans: Sequence[Span], params: Params) -> dict[int, ChunkUnit]:
+def why(draft: Draft) -> str:
+    """turns applies to everything, and is chosen where nothing else applies."""
+    return ""
+
+
+def prepare(draft: Draft, params: Params) -> None:
+    """Nothing is added."""
+
+
+def cuts(draft: Draft, streams: tuple[Stream, ...], spans: tuple[Span, ...], params: Params) -> Mapping[int, Cut]:
     """No span is cut."""
     return {}
 
 
-def relax(plan: Plan, params: Params) -> None:
+def relax(batch: Batch, params: Params) -> None:
     """Every wait stays."""

@@ -88,8 +88,9 @@ def convert(
         str, typer.Option("--format", help="A format name (see `multistream formats`), or auto.")
     ] = "auto",
     align: Annotated[
-        str, typer.Option(help="Alignment: policies joined by +, parameters after a colon.")
-    ] = "thinking+evidence+tools_async",
+        str,
+        typer.Option(help="Alignment: policies joined by +, parameters after a colon; auto chooses per conversation."),
+    ] = "auto",
     question: Annotated[str, typer.Option(help="A question before (first) or after (last) its context.")] = "first",
     tokenizer: Annotated[str, typer.Option(help="smollm2, a folder, a Hub id, or tiktoken:PATH.")] = "smollm2",
     license_: Annotated[str | None, typer.Option("--license", help="SPDX expression of the inputs.")] = None,

@@ -53,9 +53,7 @@ def inspect(
     format_: Annotated[
         str, typer.Option("--format", help="A format with its options, NAME:option=value; or auto.")
     ] = "auto",
-    align: Annotated[str, typer.Option(help="Alignment of the records that are shown and counted.")] = (
-        "thinking+evidence+tools_async"
-    ),
+    align: Annotated[str, typer.Option(help="Alignment of the records that are shown and counted.")] = "auto",
     records: Annotated[int, typer.Option(help="Records to show as they will be converted.", min=0, max=100)] = 2,
     sample: Annotated[
         int, typer.Option(help="Look at the first N records of each file only.", min=0, show_default="all")

@@ -224,12 +224,15 @@ class _NoParams:
     """A policy without parameters."""
 
 
-def _wait_for_nothing(plan: Any, params: _NoParams) -> None:
-    plan.requires[:] = [0] * len(plan.requires)
+def _wait_for_nothing(batch: Any, params: _NoParams) -> None:
+    for plan in batch.plans:
+        plan.requires[:] = [0] * len(plan.requires)
 
 
 def test_a_record_in_which_a_policy_leaks_is_laid_out_under_turns_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    blind = SimpleNamespace(NAME="blind", Params=_NoParams, cuts=lambda *_: {}, relax=_wait_for_nothing)
+    blind = SimpleNamespace(
+        NAME="blind", Params=_NoParams, prepare=lambda *_: None, cuts=lambda *_: {}, relax=_wait_for_nothing
+    )
     monkeypatch.setitem(alignment.POLICIES, "blind", blind)  # type: ignore[arg-type]
     raws = [
         b'{"messages": [{"role": "user", "content": "Order 7731?"}, {"role": "assistant", "content": "7731 is late."}]}',

@@ -1,0 +1,423 @@
+"""What texts mention, as flat arrays over a whole batch: words, numbers, names, identifiers, quoted words, runs of words.
+
+Shared by the policies (may this be said yet?) and by the lexical leak detector (was it said too early?). One regular
+expression cuts all texts at once (in Rust); every distinct word is then looked at once, and the rest is arithmetic on its
+number. Keys are case-folded and without a plural s; ``1,234`` and ``1234.0`` are one number; a compound (``2024-05-20``,
+``get_user``, ``12kg``) is known if it was seen whole or all its pieces were. Han, Kana and Hangul are read as pairs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.arithmetic import true_results
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+HashArray = npt.NDArray[np.uint64]
+
+_CJK = r"\u{3040}-\u{30ff}\u{3400}-\u{4dbf}\u{4e00}-\u{9fff}\u{ac00}-\u{d7af}"
+_LETTER = rf"[\w&&[^{_CJK}]]"
+#: Words and numbers with what joins them, single characters of scripts without spaces, and the marks that tell how a
+#: sentence, a line or a list item begins.
+_PATTERN = rf"{_LETTER}+(?:['’@./:,\-]{_LETTER}+)*|[{_CJK}]|[.!?:\n)。！？，、；：]|[-*•][ \t]"
+_CJK_FIRST, _CJK_RANGES = "\u3040", ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF))
+
+_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+_PIECES = re.compile(r"[^\W\d_]+|\d+(?:,\d{3})*(?:\.\d+)?")
+_CONTRACTION = re.compile(r"^([^'’]+)['’](?:s|t|re|ve|ll|d|m)$")
+_QUOTED = re.compile(r"\"([^\"\n]{2,80})\"|“([^”\n]{2,80})”|`([^`\n]{2,80})`|「([^」\n]{2,80})」|«([^»\n]{2,80})»")
+_JOINED = re.compile(r"\w+(?:['’@./:,\-]\w+)*")
+_QUOTES = re.compile(r"[\"“`「«]")
+
+_DENIAL_WORDS = "not no never none nor neither without cannot false null unable 不 没 無 无"
+_DENIALS = frozenset(_DENIAL_WORDS.split())
+#: English words that say nothing of their own.
+_STOP_WORDS = """
+a about above after again all also am an and any are as at be because been before being below between both but by
+can could did do does doing don down during each either few for from further get had has have having he her here hers him
+his how however i if in into is it its itself just let ll me might more most must my no nor not now of off on once one
+only or other our ours out over own per please re s same she should so some such t than that the their theirs them then
+there therefore these they this those through thus to too under until up upon us ve very was we were what when where
+which while who whom why will with would yes you your yours
+"""
+_STOP = frozenset(_STOP_WORDS.split())
+_NUMERALS = (
+    "two 2 three 3 four 4 five 5 six 6 seven 7 eight 8 nine 9 ten 10 eleven 11 twelve 12 thirty 30 forty 40 fifty 50"
+)
+_SPELT = dict(zip(_NUMERALS.split()[::2], _NUMERALS.split()[1::2], strict=True))
+
+#: Words of a run whose copying counts, and how many of them must say something; characters of a run in scripts without spaces.
+RUN, RUN_CONTENT, RUN_CJK = 5, 3, 8
+
+# What a surface form is.
+_WORD, _SHORT_NUMBER, _CHARACTER, _STARTS, _DOT, _CLOSE, _BULLET, _OTHER = range(8)
+_KNOWN_MARKS = {
+    ".": _DOT, ":": _DOT, ")": _CLOSE, "\n": _STARTS, "!": _STARTS, "?": _STARTS, "。": _STARTS, "！": _STARTS, "？": _STARTS,
+}  # fmt: skip
+
+#: The lexicon forgets what it holds once it holds so many words, so that memory does not grow with the corpus.
+_MOST_SURFACES = 400_000
+
+
+def number_key(text: str) -> str:
+    """One form for one number: no thousands separators, no trailing zeros of a fraction."""
+    text = text.replace(",", "")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text.lstrip("0") or "0"
+
+
+def key_of(word: str) -> str:
+    """The key of a word or number: what two spellings of it share."""
+    if _NUMBER.fullmatch(word):
+        return number_key(word)
+    folded = word.casefold()
+    if match := _CONTRACTION.match(folded):
+        folded = match[1]
+    if folded in _SPELT:
+        return _SPELT[folded]
+    return folded[:-1] if len(folded) > 3 and folded.endswith("s") and not folded.endswith("ss") else folded
+
+
+@lru_cache(maxsize=65536)
+def pieces_of(word: str) -> tuple[str, ...]:
+    """The keys of the words and numbers that a compound is made of; none for what is no compound."""
+    if _NUMBER.fullmatch(word) or word.isalpha() or _CONTRACTION.match(word):
+        return ()
+    found = tuple(dict.fromkeys(key_of(piece) for piece in _PIECES.findall(word)))
+    return found if found != (key_of(word),) else ()
+
+
+def _is_identifier(word: str) -> bool:
+    return (
+        "_" in word
+        or "@" in word
+        or any(c.isdigit() for c in word)
+        or (len(word) > 1 and word.isupper())
+        or any(a.islower() and b.isupper() for a, b in pairwise(word))
+    )
+
+
+class _Lexicon:
+    """Every surface form that was met, numbered, with what the arithmetic needs to know of it."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.surfaces: dict[str, int] = {}
+        self.surface_texts: list[str] = []
+        self.keys: dict[str, int] = {}
+        self.key_texts: list[str] = []
+        self._kind: list[int] = []
+        self._key: list[int] = []
+        self._flags: list[int] = []
+        self._pieces: list[tuple[int, ...]] = []
+        self._columns: tuple[npt.NDArray[np.int8], IntArray, npt.NDArray[np.uint8], IntArray] | None = None
+
+    def key(self, text: str) -> int:
+        number = self.keys.get(text)
+        if number is None:
+            number = self.keys[text] = len(self.keys)
+            self.key_texts.append(text)
+        return number
+
+    def numbers(self, surfaces: Iterable[str | None]) -> IntArray:
+        """The number of each surface form; new ones are taken in."""
+        known = self.surfaces
+        found = []
+        for surface in surfaces:
+            number = known.get(surface)  # type: ignore[arg-type]
+            found.append(self._add(surface or "") if number is None else number)
+        return np.array(found, dtype=np.int64)
+
+    def _add(self, surface: str) -> int:
+        number = self.surfaces[surface] = len(self._kind)
+        self.surface_texts.append(surface)
+        kind, flags = _WORD, 0
+        pieces: tuple[int, ...] = ()
+        if not surface or not (surface[0].isalnum() or surface[0] == "_"):
+            kind = _BULLET if surface and surface[0] in "-*•" else _KNOWN_MARKS.get(surface, _OTHER)
+            key = -1
+        elif surface[0] >= _CJK_FIRST and any(low <= ord(surface[0]) <= high for low, high in _CJK_RANGES):
+            kind, key = _CHARACTER, self.key(surface)
+        else:
+            key_text = key_of(surface)
+            key = self.key(key_text)
+            numeric = _NUMBER.fullmatch(surface) is not None
+            pieces = tuple(self.key(p) for p in pieces_of(surface))
+            if numeric and len(surface) <= 2:
+                kind = _SHORT_NUMBER
+            if key_text not in _STOP:
+                flags |= _CONTENT
+                if numeric or _is_identifier(surface):
+                    flags |= _REQUIRED
+                elif surface[0].isupper():
+                    flags |= _CAPITAL
+        if surface.casefold() in _DENIALS or surface[-3:].casefold() in ("n't", "n’t"):
+            flags |= _DENIES
+        self._kind.append(kind)
+        self._key.append(key)
+        self._flags.append(flags)
+        self._pieces.append(pieces)
+        self._columns = None
+        return number
+
+    def columns(self) -> tuple[npt.NDArray[np.int8], IntArray, npt.NDArray[np.uint8], IntArray]:
+        """By surface form: kind, key, flags, number of pieces."""
+        if self._columns is None:
+            self._columns = (
+                np.array(self._kind, np.int8),
+                np.array(self._key, np.int64),
+                np.array(self._flags, np.uint8),
+                np.array([len(p) for p in self._pieces], np.int64),
+            )
+        return self._columns
+
+    def pieces(self, surfaces: IntArray) -> IntArray:
+        """The keys of the pieces of each surface form, one after the other."""
+        return np.array([p for s in surfaces.tolist() for p in self._pieces[s]], dtype=np.int64)
+
+
+_CONTENT, _REQUIRED, _CAPITAL, _DENIES = 1, 2, 4, 8
+_lexicon = _Lexicon()
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a list of texts mentions.
+
+    *Known*: text ``known_text[i]`` makes key ``known_key[i]`` known (sorted by text). *Mentions*: text ``text[i]``
+    mentions ``key[i]``, each key once per text; ``required[i]``: it is a number, a name, an identifier or a quoted word.
+    ``pieces_at[i]:pieces_at[i + 1]`` are its places in ``pieces``, the keys that together stand for it. *Runs*: a run of
+    words with the hash ``run_hash[i]`` starts in text ``run_first[i]`` and ends in ``run_last[i]`` (see ``run_text``).
+    ``denies[t]``: text ``t`` holds a negation. Keys are numbers that only one scan shares.
+    """
+
+    texts: int
+    known_text: IntArray
+    known_key: IntArray
+    text: IntArray
+    key: IntArray
+    required: BoolArray
+    pieces_at: IntArray
+    pieces: IntArray
+    run_first: IntArray
+    run_last: IntArray
+    run_hash: HashArray
+    denies: BoolArray
+    key_texts: list[str]
+    surface: IntArray
+    surface_texts: list[str]
+    run_at: IntArray
+    run_surfaces: IntArray
+    run_characters: int
+
+    def mention_text(self, mention: int) -> str:
+        """A mention as its text has it, case-folded."""
+        surface = int(self.surface[mention])
+        return self.surface_texts[surface].casefold() if surface >= 0 else self.key_texts[int(self.key[mention])]
+
+    def run_text(self, run: int) -> str:
+        """The words of a run, case-folded."""
+        at = int(self.run_at[run])
+        alone = at >= self.run_characters
+        return ("" if alone else " ").join(
+            self.surface_texts[s].casefold() for s in self.run_surfaces[at : at + (RUN_CJK if alone else RUN)]
+        )
+
+
+def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None, asked: BoolArray | None = None) -> Words:
+    """The words of ``texts``. Texts next to each other with one group are read on: a run of words may cross their border.
+
+    ``asked``: the texts whose mentions are wanted; all of them if None.
+    """
+    if len(_lexicon.surfaces) > _MOST_SURFACES:
+        _lexicon.clear()
+    text, surface = _cut(texts)
+    kinds, keys, all_flags, piece_counts = _lexicon.columns()
+    kind, key, flags = kinds[surface], keys[surface], all_flags[surface]
+    group = np.arange(len(texts)) if groups is None else np.asarray(groups, dtype=np.int64)
+    is_word = kind <= _SHORT_NUMBER
+    pair_at, pair_key = _character_pairs(kind, key, text)
+    runs = _runs(kind, key, flags, text, group)
+    compound = np.flatnonzero(is_word & (piece_counts[surface] > 0))
+    known_text, known_key = _distinct(
+        np.concatenate([text[is_word], np.repeat(text[compound], piece_counts[surface[compound]]), text[pair_at]]),
+        np.concatenate([key[is_word], _lexicon.pieces(surface[compound]), pair_key]),
+    )
+    denies = np.zeros(len(texts), bool)
+    denies[text[(flags & _DENIES) > 0]] = True
+    at, required = _mentioned(kind, flags, text, np.ones(len(texts), bool) if asked is None else asked)
+    pair = pair_at if asked is None else pair_at[asked[text[pair_at]]]
+    mention_text = np.concatenate([text[at], text[pair]])
+    order = np.argsort(mention_text, kind="stable")
+    mention_text = mention_text[order]
+    mention_key = np.concatenate([key[at], pair_key if asked is None else pair_key[asked[text[pair_at]]]])[order]
+    mention_surface = np.concatenate([surface[at], np.full(len(pair), -1)])[order]
+    required = np.concatenate([required, np.zeros(len(pair), bool)])[order]
+    required[_quoted(texts, mention_text, mention_key)] = True
+    own = np.zeros(len(mention_text), bool)
+    own[_computed(texts, mention_text, mention_key)] = True
+    order = np.lexsort((~required, mention_key, mention_text))
+    order = order[~own[order]]
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(mention_text[order]) != 0) | (np.diff(mention_key[order]) != 0)
+    chosen = order[first]
+    chosen_surface = mention_surface[chosen]
+    counts = np.zeros(len(chosen), np.int64)
+    counts[chosen_surface >= 0] = piece_counts[chosen_surface[chosen_surface >= 0]]
+    return Words(
+        texts=len(texts),
+        known_text=known_text,
+        known_key=known_key,
+        text=mention_text[chosen],
+        key=mention_key[chosen],
+        required=required[chosen],
+        pieces_at=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        pieces=_lexicon.pieces(chosen_surface[counts > 0]),
+        run_first=runs.first,
+        run_last=runs.last,
+        run_hash=runs.hash,
+        denies=denies,
+        key_texts=_lexicon.key_texts,
+        surface=chosen_surface,
+        surface_texts=_lexicon.surface_texts,
+        run_at=runs.at,
+        run_surfaces=surface[runs.spoken],
+        run_characters=runs.characters,
+    )
+
+
+def _mentioned(
+    kind: npt.NDArray[np.int8], flags: npt.NDArray[np.uint8], text: IntArray, asked: BoolArray
+) -> tuple[IntArray, BoolArray]:
+    """The places of content words in the texts asked for, and which of them are numbers, names or identifiers.
+
+    Numbers that only count the items of a list are no mentions; a capital that begins a sentence makes no name.
+    """
+    previous = np.append(_STARTS, kind[:-1])[: len(kind)]
+    previous[np.flatnonzero(np.diff(text, prepend=-1))] = _STARTS
+    opens = (previous == _STARTS) | (previous == _BULLET)
+    counts_items = (kind == _SHORT_NUMBER) & opens & np.isin(np.append(kind[1:], _OTHER)[: len(kind)], (_DOT, _CLOSE))
+    at = np.flatnonzero((kind <= _SHORT_NUMBER) & ((flags & _CONTENT) > 0) & ~counts_items & asked[text])
+    is_name = ((flags & _CAPITAL) > 0) & ~opens & (previous != _DOT)
+    return at, (((flags & _REQUIRED) > 0) | is_name)[at]
+
+
+def _cut(texts: Sequence[str]) -> tuple[IntArray, IntArray]:
+    """(text, surface form) of every word and mark, in order."""
+    import polars as pl
+    import pyarrow as pa
+
+    lists = pl.Series(texts, dtype=pl.String).str.extract_all(_PATTERN)
+    counts = lists.list.len().to_numpy().astype(np.int64)
+    words = lists.filter(pl.Series(counts > 0)).explode().to_arrow().cast(pa.large_string()).dictionary_encode()
+    numbers = _lexicon.numbers(words.dictionary.to_pylist())
+    indices = words.indices.to_numpy(zero_copy_only=False)
+    return np.repeat(np.arange(len(texts)), counts), numbers[indices] if len(indices) else np.zeros(0, np.int64)
+
+
+def _distinct(text: IntArray, key: IntArray) -> tuple[IntArray, IntArray]:
+    width = int(key.max(initial=0)) + 1
+    both = np.unique(text * width + key)
+    return both // width, both % width
+
+
+def _character_pairs(kind: npt.NDArray[np.int8], key: IntArray, text: IntArray) -> tuple[IntArray, IntArray]:
+    """Neighbouring characters of scripts without spaces: the place of the first, and the pair's key. A lone one is a pair."""
+    if not (kind == _CHARACTER).any():
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    is_character = kind == _CHARACTER
+    joined = is_character[:-1] & is_character[1:] & (text[:-1] == text[1:])
+    continued = np.append(False, joined)
+    alone = is_character & ~continued & ~np.append(joined, False)
+    at = np.flatnonzero(np.append(joined, False) | alone)
+    names = _lexicon.key_texts
+    pair = [names[a] if lone else names[a] + names[b] for a, b, lone in zip(
+        key[at].tolist(), key[np.minimum(at + 1, len(key) - 1)].tolist(), alone[at].tolist(), strict=True
+    )]  # fmt: skip
+    return at, np.array([_lexicon.key(p) for p in pair], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of words: first and last text, hash, and where in ``spoken`` (places of words, from
+    ``characters`` on of characters) they begin."""
+
+    first: IntArray
+    last: IntArray
+    hash: HashArray
+    at: IntArray
+    spoken: IntArray
+    characters: int
+
+
+def _runs(
+    kind: npt.NDArray[np.int8], key: IntArray, flags: npt.NDArray[np.uint8], text: IntArray, group: IntArray
+) -> _Runs:
+    """The runs of words that are worth copying."""
+    words = np.flatnonzero(kind <= _SHORT_NUMBER)
+    says = np.concatenate([[0], np.cumsum((flags[words] & _CONTENT) > 0)])
+    worth = np.flatnonzero(says[RUN:] - says[:-RUN] >= RUN_CONTENT)
+    worth = worth[group[text[words[worth]]] == group[text[words[worth + RUN - 1]]]]
+    characters = np.flatnonzero(kind == _CHARACTER)
+    together = np.flatnonzero(characters[RUN_CJK - 1 :] - characters[: -RUN_CJK + 1] == RUN_CJK - 1)
+    together = together[group[text[characters[together]]] == group[text[characters[together + RUN_CJK - 1]]]]
+    return _Runs(
+        first=np.concatenate([text[words[worth]], text[characters[together]]]),
+        last=np.concatenate([text[words[worth + RUN - 1]], text[characters[together + RUN_CJK - 1]]]),
+        hash=np.concatenate([_hashes(key[words], RUN)[worth], _hashes(key[characters], RUN_CJK)[together]]),
+        at=np.concatenate([worth, together + len(words)]),
+        spoken=np.concatenate([words, characters]),
+        characters=len(words),
+    )
+
+
+def _hashes(key: IntArray, size: int) -> HashArray:
+    """A hash of the ``size`` keys from each place on."""
+    count = max(len(key) - size + 1, 0)
+    mixed = (key.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(29)
+    hashes = np.full(count, size, np.uint64)
+    for i in range(size if count else 0):
+        hashes = hashes * np.uint64(0x100000001B3) + mixed[i : i + count]
+    return hashes
+
+
+def _quoted(texts: Sequence[str], text: IntArray, key: IntArray) -> list[int]:
+    """The mentions (sorted by text) that stand in quotation marks."""
+    marked: list[int] = []
+    for i in np.unique(text).tolist():
+        if not _QUOTES.search(texts[i]):
+            continue
+        spoken = [next(filter(None, groups)) for groups in _QUOTED.findall(texts[i])]
+        words = {key_of(word) for said in spoken for word in _JOINED.findall(said)}
+        marked.extend(_places(text, key, i, words))
+    return marked
+
+
+def _computed(texts: Sequence[str], text: IntArray, key: IntArray) -> list[int]:
+    """The mentions (sorted by text) that their own text computes: ``48 / 2 = 24`` brings its 24 itself."""
+    own: list[int] = []
+    for i in np.unique(text).tolist():
+        if "=" in texts[i]:
+            own.extend(_places(text, key, i, {number_key(result) for result in true_results(texts[i])}))
+    return own
+
+
+def _places(text: IntArray, key: IntArray, i: int, words: Collection[str]) -> list[int]:
+    wanted = [number for word in words if (number := _lexicon.keys.get(word)) is not None]
+    if not wanted:
+        return []
+    low, high = np.searchsorted(text, [i, i + 1])
+    places: list[int] = (low + np.flatnonzero(np.isin(key[low:high], wanted))).tolist()
+    return places

@@ -1,0 +1,250 @@
+"""What texts mention and make known, and how much of a reading must have passed before a chunk may be said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conversation_cases import QUICK, message, prose, talk, texts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.alignment.grounding import Ground, Questions
+from pipeline.alignment.plan import Plan, start_plan
+from pipeline.timeline import draft_of
+from pipeline.words import RUN, Words, key_of, number_key, pieces_of, scan
+
+
+def known(words: Words, text: int) -> set[str]:
+    return {words.key_texts[k] for k in words.known_key[words.known_text == text].tolist()}
+
+
+def mentioned(words: Words, text: int, required: bool = False) -> set[str]:
+    chosen = (words.text == text) & (words.required if required else True)
+    return {words.key_texts[k] for k in words.key[chosen].tolist()}
+
+
+def runs(words: Words, text: int) -> set[str]:
+    return {words.run_text(i) for i in np.flatnonzero((words.run_first == text) & (words.run_last == text)).tolist()}
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("1,234", "1234"),
+        ("1234.0", "1234"),
+        ("1234.50", "1234.5"),
+        ("007", "7"),
+        ("0", "0"),
+        ("0.0", "0"),
+        ("1,234,567.80", "1234567.8"),
+    ],
+)
+def test_one_number_has_one_key(text: str, key: str) -> None:
+    assert number_key(text) == key
+    assert known(scan([f"It is {text} now."]), 0) == {"it", "is", "now", key}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Flights", "flight", True),
+        ("Maria's", "maria", True),
+        ("seven", "7", True),
+        ("glass", "glas", False),
+        ("51", "511", False),
+        ("Paris", "PARIS", True),
+    ],
+)
+def test_two_spellings_of_a_word_share_a_key(one: str, other: str, same: bool) -> None:
+    assert (key_of(one) == key_of(other)) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "required"),
+    [
+        ("It costs 1,250.50 dollars.", {"1250.5"}),
+        ("Ask Maria about the trip to Oslo.", {"maria", "oslo"}),
+        ("Call get_user with userId and X9.", {"get_user", "userid", "x9"}),
+        ('They say "grumpy cats" rule.', {"grumpy", "cat"}),
+        ("1. First\n2. Second", set()),
+        ("- Milk\n- Bread", set()),
+        ("The weather is nice today.", set()),
+        ("On 2024-05-20 at 08:30.", {"2024-05-20", "08:30"}),
+        ("NASA launched it.", {"nasa"}),
+        ("That makes 48 / 2 = 24 of them.", {"48", "2"}),
+        ("That makes 48 / 2 = 25 of them.", {"48", "2", "25"}),
+        ("明天下午三點在台北車站南門", set()),
+    ],
+)
+def test_numbers_names_identifiers_and_quoted_words_are_required_unless_the_text_computes_them(
+    text: str, required: set[str]
+) -> None:
+    assert mentioned(scan([text]), 0, required=True) == required
+
+
+@settings(QUICK, max_examples=100)
+@given(st.lists(texts, min_size=1, max_size=5))
+def test_a_text_makes_known_all_that_it_mentions_and_says_nothing_of_its_neighbours(several: list[str]) -> None:
+    together = scan(several)
+    for i, text in enumerate(several):
+        alone = scan([text])
+        assert mentioned(together, i, required=True) <= mentioned(together, i) <= known(together, i)
+        assert (known(together, i), mentioned(together, i), runs(together, i)) == (
+            known(alone, 0),
+            mentioned(alone, 0),
+            runs(alone, 0),
+        )
+        assert bool(together.denies[i]) == bool(alone.denies[0])
+
+
+def test_only_the_texts_asked_for_have_mentions() -> None:
+    words = scan(["Ask Maria.", "Ask Peter.", "請問台北"], asked=np.array([False, True, False]))
+    assert mentioned(words, 1, required=True) == {"peter"}
+    assert not mentioned(words, 0)
+    assert not mentioned(words, 2)
+    assert "maria" in known(words, 0)
+    assert known(words, 2) == {"請問", "問台", "台北"}
+
+
+@pytest.mark.parametrize(
+    ("word", "pieces"),
+    [
+        ("2024-05-20", ("2024", "5", "20")),
+        ("get_user", ("get", "user")),
+        ("12kg", ("12", "kg")),
+        ("1,234", ()),
+        ("plain", ()),
+        ("Bob's", ()),
+    ],
+)
+def test_a_compound_is_made_of_its_words_and_numbers(word: str, pieces: tuple[str, ...]) -> None:
+    assert pieces_of(word) == pieces
+
+
+@pytest.mark.parametrize(
+    ("text", "denied"),
+    [
+        ("It is not so.", True),
+        ("It isn't.", True),
+        ("Nothing.", False),
+        ("A knot.", False),
+        ("没有航班。", True),
+        ("有航班。", False),
+        ("No flights", True),
+    ],
+)
+def test_negations_are_seen(text: str, denied: bool) -> None:
+    assert bool(scan([text]).denies[0]) is denied
+
+
+def test_runs_need_words_of_content_and_may_cross_from_one_text_of_a_group_to_the_next() -> None:
+    words = scan(["the quick brown fox jumps", "it is what it is to me", "我們明天下午三點在台北見"])
+    assert (runs(words, 0), runs(words, 1)) == ({"the quick brown fox jumps"}, set())
+    assert "明天下午三點在台" in runs(words, 2)
+    split = ["the quick brown", "fox jumps over"]
+    crossing = scan(split, groups=[0, 0])
+    assert {crossing.run_text(i) for i in range(len(crossing.run_at))} == {
+        "the quick brown fox jumps",
+        "quick brown fox jumps over",
+    }
+    assert (crossing.run_first.tolist(), crossing.run_last.tolist()) == ([0, 0], [1, 1])
+    assert not len(scan(split).run_at)
+
+
+# grounding
+
+
+def plan_of(before: str, reading: list[str], said: str) -> Plan:
+    """A plan of a system message, a user's message cut into ``reading``, and an answer."""
+    draft = draft_of(talk(message("system", before), message("user", "".join(reading)), message("assistant", said)))
+    streams, spans = draft.columns()
+    which = next((i for i, s in enumerate(spans) if streams[s.stream].role == "user"), -1)
+    ends = np.cumsum([len(piece) for piece in reading]).tolist()
+    return start_plan(draft, streams, spans, {which: ends})
+
+
+def needed_by_definition(text: str, reading: list[str], before: str, min_coverage: float) -> int:
+    """``Ground.needed`` without its index: every piece is looked at for every key. Pieces count from 0; -1: all of them."""
+    words = scan([before, *reading, text], groups=[0, *([1] * len(reading)), 2])
+    last = len(reading) + 1
+    keys, required = mentioned(words, last), mentioned(words, last, required=True)
+    pieces = {
+        words.key_texts[int(k)]: [words.key_texts[p] for p in words.pieces[a:b].tolist()]
+        for t, k, a, b in zip(words.text, words.key, words.pieces_at, words.pieces_at[1:], strict=False)
+        if t == last
+    }
+    have = [known(words, i) for i in range(last)]
+
+    def first_read(key: str) -> int | None:
+        return next((i for i, keys in enumerate(have) if key in keys), None)
+
+    needed, covered = 0, 0
+    for key in keys:
+        found = first_read(key)
+        if found is None and pieces.get(key):
+            places = [first_read(piece) for piece in pieces[key]]
+            found = None if None in places else max(p for p in places if p is not None)
+        if found is not None:
+            covered += 1
+            needed = max(needed, found)
+        elif key in required:
+            return -1
+    if needed == 0 or not keys or covered < min_coverage * len(keys):
+        return -1
+    alike = [sum(key in have[i] for key in keys) for i in range(1, last)]
+    if not max(alike):
+        return -1
+    needed = max(needed, max(i for i, count in enumerate(alike, 1) if count == max(alike)))
+    if words.denies[last] and not words.denies[1 : needed + 1].any():
+        return -1
+    for run in runs(words, last):
+        places = [
+            int(words.run_last[i])
+            for i in range(len(words.run_at))
+            if words.run_text(i) == run and words.run_last[i] < last
+        ]
+        if places and min(places) > 0:
+            needed = max(needed, min(places))
+    return needed - 1
+
+
+sentences = st.lists(prose.filter(lambda t: t.strip() != ""), min_size=1, max_size=6)
+
+
+@settings(QUICK, max_examples=200)
+@given(prose.filter(bool), sentences, prose.filter(bool), st.sampled_from([0.0, 0.5, 0.8, 1.0]))
+def test_the_index_of_a_reading_finds_what_its_definition_says(
+    text: str, reading: list[str], before: str, coverage: float
+) -> None:
+    plan = plan_of(before, reading, text)
+    first = plan.first[1]
+    questions = Questions(reading=[(first, first + len(reading))])
+    questions.add(len(plan.chunk_end) - 1, first, first + len(reading))
+    (found,) = Ground([plan] if len(reading) > 1 else [plan, plan]).needed(questions, coverage)
+    expected = needed_by_definition(text, reading, before, coverage)
+    if len(reading) > 1:
+        assert found == (expected + first if expected >= 0 else -1)
+
+
+@settings(QUICK, max_examples=100)
+@given(prose.filter(bool), st.lists(prose.filter(bool), min_size=2, max_size=6))
+def test_what_may_be_said_mentions_nothing_that_is_still_to_be_read(text: str, reading: list[str]) -> None:
+    plan = plan_of("Begin.", reading, text)
+    first = plan.first[1]
+    questions = Questions(reading=[(first, first + len(reading))])
+    questions.add(len(plan.chunk_end) - 1, first, first + len(reading))
+    ground = Ground([plan])
+    (needed,), (copied,) = ground.needed(questions, 0.8), ground.copied(questions)
+    words = scan([text, "Begin.", *reading[: max(needed, copied) - first + 1]])
+    heard = set().union(*(known(words, i) for i in range(1, words.texts)))
+    late = scan([*reading[copied - first + 1 :], ""])
+    unread = set().union(*(known(late, i) for i in range(late.texts)))
+    if needed >= 0:
+        pieces = {piece for key in mentioned(words, 0, required=True) - heard for piece in pieces_of(key)}
+        assert pieces <= heard
+        assert needed >= copied
+    assert not {key for key in mentioned(words, 0, required=True) - heard if not pieces_of(key)} & unread
+
+
+def test_a_run_is_as_long_as_documented() -> None:
+    assert RUN == 5
