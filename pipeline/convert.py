@@ -56,7 +56,7 @@ class ConvertConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class Told:
     """One conversation of a unit: where it stands, and, if its source is streams already, its script."""
 
     position: int
@@ -123,11 +123,11 @@ class Converter:
     def convert(self, units: Sequence[Mapping[str, Any]]) -> Batch:
         """Converts source units (rows of ``tables.UNITS``)."""
         batch = Batch(units, ShardCounts(units=len(units)))
-        speaking: list[_Told] = []
-        listening: list[_Told] = []
+        speaking: list[Told] = []
+        listening: list[Told] = []
         for position, unit in enumerate(units):
             try:
-                told = [replace(item, position=position) for item in _conversations(unit)]
+                told = [replace(item, position=position) for item in conversations_of(unit)]
                 if self.config.media == "reject":
                     _refuse_media(told)
             except RecordError as error:
@@ -149,7 +149,7 @@ class Converter:
         batch.close()
         return batch
 
-    def _documents(self, items: Sequence[_Told], batch: Batch, policy: AlignSpec) -> Tables:
+    def _documents(self, items: Sequence[Told], batch: Batch, policy: AlignSpec) -> Tables:
         """Aligns, segments, encodes and lays out; documents in which a leak is found are laid out again under ``turns``.
 
         Scripts keep the times of their source: one with a leak is rejected.
@@ -216,7 +216,7 @@ class Converter:
             return Tables(records, tokens, [])
         return Tables(records, tables.tokens, [])
 
-    def _aligned(self, items: Sequence[_Told], policy: AlignSpec) -> list[Document]:
+    def _aligned(self, items: Sequence[Told], policy: AlignSpec) -> list[Document]:
         """The document of each item. What is too long to be one record is not aligned yet: its segments will be."""
         whole = [_unaligned(item, policy, self.config.max_cells) for item in items]
         todo = [item.conversation for item, document in zip(items, whole, strict=True) if document is None]
@@ -244,7 +244,7 @@ class Converter:
             spans = document.timeline.spans
             counts = encoded.counts[first[i] : first[i] + len(spans)]
             rows_between = self.config.lag * len(document.timeline.chunk_span)
-            size = int(counts.sum()) + len(spans) + rows_between
+            size = int(counts.sum()) + len(spans) + rows_between + sum(document.timeline.delay or ())
             if document.script is not None:
                 size = max(size, rows_of(document.script))
             if size <= self.config.max_cells:
@@ -377,7 +377,8 @@ def reject_row(unit: Mapping[str, Any], stage: str, code: str, message: str) -> 
     }
 
 
-def _conversations(unit: Mapping[str, Any]) -> Iterator[_Told]:
+def conversations_of(unit: Mapping[str, Any]) -> Iterator[Told]:
+    """What the converter of a unit's format makes of it (``position`` not set). Raises RecordError."""
     from converters import parse_format
 
     try:
@@ -400,10 +401,10 @@ def _conversations(unit: Mapping[str, Any]) -> Iterator[_Told]:
         if unit["key"] is not None:
             extra = {**extra, "key_" if "key" in extra else "key": unit["key"]}
         group = f"{unit['corpus']}/{conversation.group}" if conversation.group is not None else None
-        yield _Told(0, ordinal, replace(conversation, sources=(source,), extra=extra, group=group), script, timeline)
+        yield Told(0, ordinal, replace(conversation, sources=(source,), extra=extra, group=group), script, timeline)
 
 
-def _refuse_media(told: Sequence[_Told]) -> None:
+def _refuse_media(told: Sequence[Told]) -> None:
     for item in told:
         for i, message in enumerate(item.conversation.messages):
             for part in message.parts:
@@ -411,7 +412,7 @@ def _refuse_media(told: Sequence[_Told]) -> None:
                     raise RecordError("media", f"message {i} holds {part.text:.120}, which is no text (media: reject)")
 
 
-def _unaligned(item: _Told, policy: AlignSpec, max_cells: int) -> Document | None:
+def _unaligned(item: Told, policy: AlignSpec, max_cells: int) -> Document | None:
     """The document of a script, which its source has placed, and of a conversation that will be cut; None for others."""
     conversation = item.conversation
     if item.script is not None and item.timeline is not None:
@@ -432,7 +433,9 @@ def _unaligned(item: _Told, policy: AlignSpec, max_cells: int) -> Document | Non
 
 def _document_of(conversation: Conversation, aligned: Aligned, ordinal: int) -> Document:
     labels = _labels(conversation, aligned.silent) | aligned.labels
-    return Document(conversation, aligned.timeline, aligned.spec, ordinal, labels=labels)
+    return Document(
+        conversation, aligned.timeline, aligned.spec, ordinal, labels=labels, ms_per_row=aligned.spec.ms_per_row
+    )
 
 
 def _labels(conversation: Conversation, silent: Sequence[int], where: Sequence[int] | None = None) -> dict[str, Any]:
@@ -468,8 +471,9 @@ def _leaking_scripts(documents: Sequence[Document], findings: Sequence[leaks.Fin
 
 def _under_turns(document: Document, baseline: AlignSpec) -> Document:
     (aligned,) = align_all([document.told or document.conversation], baseline)
-    labels = {**document.labels, "realigned": {"from": document.policy.policy, "reason": "lexical leak"}}
-    return replace(document, timeline=aligned.timeline, policy=baseline, labels=labels)
+    kept = {name: value for name, value in document.labels.items() if name in ("empty_messages", "media")}
+    labels = {**kept, "realigned": {"from": document.policy.policy, "reason": "lexical leak"}}
+    return replace(document, timeline=aligned.timeline, policy=baseline, labels=labels, ms_per_row=None)
 
 
 def _segment(
@@ -481,8 +485,9 @@ def _segment(
     cells = [0] * len(conversation.messages)
     fixed = 0
     chunks = Counter(document.timeline.chunk_span)
+    late = _delays(document, policy)
     for i, (span, count) in enumerate(zip(document.timeline.spans, counts, strict=True)):
-        size = count + 1 + config.lag * chunks[i]
+        size = count + 1 + config.lag * chunks[i] + late[i]
         if span.message is None:
             fixed += size
         else:
@@ -509,13 +514,47 @@ def _segment(
         zip(segments, told, align_all(told, policy, resources), strict=True), 1
     ):
         messages = tuple(whole.origin[i] for i in chosen)
-        labels = _labels(part, aligned.silent, messages) | aligned.labels
+        labels = _labels(part, aligned.silent, messages) | {
+            name: _in_whole(value, messages) for name, value in aligned.labels.items()
+        }
         pieces.append(
             Document(
-                conversation, aligned.timeline, aligned.spec, document.ordinal, k, len(segments), messages, labels, part
+                conversation, aligned.timeline, aligned.spec, document.ordinal, k, len(segments), messages, labels, part,
+                aligned.spec.ms_per_row,
             )
-        )
+        )  # fmt: skip
     return pieces
+
+
+def _delays(document: Document, policy: AlignSpec) -> Counter[int]:
+    """Rows of silence before each span; where they are not known yet, what they are at most."""
+    late: Counter[int] = Counter()
+    if document.timeline.delay:
+        for span, rows in zip(document.timeline.chunk_span, document.timeline.delay, strict=True):
+            late[span] += rows
+    elif most := max((getattr(params, "most_delay", 0) for _, params in policy.policies), default=0):
+        late.update(dict.fromkeys(range(len(document.timeline.spans)), most))
+    return late
+
+
+def _in_whole(label: Any, where: Sequence[int]) -> Any:
+    """What a policy says of a segment's messages, by their indices in the whole conversation (``where``).
+
+    Lists of indices, of pairs that begin with one, and of objects that have a ``message``.
+    """
+    if not isinstance(label, list):
+        return label
+    placed: list[Any] = []
+    for item in label:
+        if isinstance(item, int):
+            placed.append(where[item])
+        elif isinstance(item, list):
+            placed.append([where[item[0]], *item[1:]])
+        elif isinstance(item, dict) and "message" in item:
+            placed.append({**item, "message": where[item["message"]]})
+        else:
+            placed.append(item)
+    return placed
 
 
 @dataclass(frozen=True, slots=True)

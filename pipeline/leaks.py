@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns
-from pipeline.words import scan
+from pipeline.words import key_text, scan
 
 Verdict = Literal["clear", "leak", "weak"]
 
@@ -65,6 +65,8 @@ def _findings(c: EventColumns) -> Iterator[Finding]:
     ready = c.end + c.lag[c.record]
     order_key = ((c.message + 1) << 20) | (c.part + 1)
     suspects = np.flatnonzero(_suspect(c, is_source, ready, order_key))
+    late = [_waits_for_lag_only(c, event, is_source, ready, order_key) for event in suspects.tolist()]
+    suspects = suspects[~np.array(late, dtype=bool)]
     if not len(suspects):
         return
     evidence = _too_early(c, suspects, is_source, ready, order_key)
@@ -73,6 +75,17 @@ def _findings(c: EventColumns) -> Iterator[Finding]:
         found = tuple(evidence.get(event, ()))
         verdict: Verdict = "clear" if not found else "leak" if c.message[event] >= 0 else "weak"
         yield Finding(record, event - int(c.offsets[record]), verdict, found)
+
+
+def _waits_for_lag_only(c: EventColumns, event: int, is_source: BoolArray, ready: IntArray, order_key: IntArray) -> bool:
+    """Whether all that was not ready when the event starts is its own stream, which it need not wait for any longer."""
+    record = int(c.record[event])
+    if not c.lag[record]:
+        return False
+    part = slice(int(c.offsets[record]), int(c.offsets[record + 1]))
+    earlier = order_key[part] < order_key[event] if c.message[event] >= 0 else np.ones(len(order_key[part]), bool)
+    done = (ready[part] <= c.start[event]) | ((c.stream[part] == c.stream[event]) & (c.end[part] <= c.start[event]))
+    return not bool((is_source[part] & earlier & ~done).any())
 
 
 def _is_source(c: EventColumns) -> BoolArray:
@@ -108,24 +121,23 @@ def _too_early(
     asked = np.zeros(len(chosen), bool)
     asked[local[suspects]] = True
     part = np.lexsort((c.part[chosen], c.message[chosen], c.stream[chosen], c.record[chosen]))
-    words = scan(c.text.take(pa.array(chosen)).to_pylist(), _numbered(c, chosen, part), asked)
+    words = scan(c.text.take(pa.array(chosen)).to_pylist(), _numbered(c, chosen, part))
+    said = words.mentions(asked)
     evidence: dict[int, list[tuple[str, int]]] = {}
 
-    required = np.flatnonzero(words.required)
-    counts = np.diff(words.pieces_at)[required]
+    required = np.flatnonzero(said.required)
+    counts = np.diff(said.pieces_at)[required]
     within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    asking = chosen[np.concatenate([words.text[required], np.repeat(words.text[required], counts)])]
-    key = np.concatenate([words.key[required], words.pieces[np.repeat(words.pieces_at[required], counts) + within]])
+    asking = chosen[np.concatenate([said.text[required], np.repeat(said.text[required], counts)])]
+    key = np.concatenate([said.key[required], said.pieces[np.repeat(said.pieces_at[required], counts) + within]])
     mention = np.concatenate([required, np.full(len(within), -1)])
     known = _Occurrences(c, chosen[words.known_text], words.known_key, is_source, ready, order_key)
     for i, source in known.unread(asking, key):
         event = int(asking[i])
-        pieces = (
-            words.pieces[words.pieces_at[mention[i]] : words.pieces_at[mention[i] + 1]]
-            if mention[i] >= 0
-            else words.pieces[:0]
-        )
-        shown = words.mention_text(int(mention[i])) if mention[i] >= 0 else words.key_texts[int(key[i])]
+        pieces = said.pieces[said.pieces_at[mention[i]] : said.pieces_at[mention[i] + 1]][
+            : None if mention[i] >= 0 else 0
+        ]
+        shown = said.shown(int(mention[i])) if mention[i] >= 0 else key_text(int(key[i]))
         told = (shown, source - int(c.offsets[c.record[event]]))
         if told not in evidence.get(event, ()) and not (len(pieces) and known.together(event, pieces)):
             evidence.setdefault(event, []).append(told)

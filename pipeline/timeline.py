@@ -65,6 +65,13 @@ class Span:
     added: str = ""
     source_kind: str = "text"
 
+    def on(self, stream: int) -> Span:
+        """The span on another stream."""
+        return Span(
+            stream, self.message, self.part, self.kind, self.text, self.ends, self.call, self.interrupted, self.weight,
+            self.time_ms, self.added, self.source_kind,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
@@ -107,7 +114,7 @@ class Draft:
             )
         )
         column = {(stream.role, stream.slot): i for i, stream in enumerate(streams)}
-        return streams, tuple(replace(span, stream=column[role, slot]) for role, slot, span in self.items)
+        return streams, tuple(span.on(column[role, slot]) for role, slot, span in self.items)
 
 
 def spans_of(

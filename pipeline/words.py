@@ -192,54 +192,68 @@ _lexicon = _Lexicon()
 
 
 @dataclass(frozen=True)
-class Words:
-    """What a list of texts mentions.
+class Mentions:
+    """What texts mention, sorted by text: text ``text[i]`` mentions ``key[i]``, each key once per text.
 
-    *Known*: text ``known_text[i]`` makes key ``known_key[i]`` known (sorted by text). *Mentions*: text ``text[i]``
-    mentions ``key[i]``, each key once per text; ``required[i]``: it is a number, a name, an identifier or a quoted word.
-    ``pieces_at[i]:pieces_at[i + 1]`` are its places in ``pieces``, the keys that together stand for it. *Runs*: a run of
-    words with the hash ``run_hash[i]`` starts in text ``run_first[i]`` and ends in ``run_last[i]`` (see ``run_text``).
-    ``denies[t]``: text ``t`` holds a negation. Keys are numbers that only one scan shares.
+    ``required[i]``: it is a number, a name, an identifier or a quoted word. ``pieces_at[i]:pieces_at[i + 1]`` are its places in
+    ``pieces``, the keys that together stand for it. ``surface``: how the text has it.
     """
 
-    texts: int
-    known_text: IntArray
-    known_key: IntArray
     text: IntArray
     key: IntArray
     required: BoolArray
     pieces_at: IntArray
     pieces: IntArray
+    surface: IntArray
+
+    def shown(self, mention: int) -> str:
+        """A mention as its text has it, case-folded."""
+        surface = int(self.surface[mention])
+        return (
+            _lexicon.surface_texts[surface].casefold() if surface >= 0 else _lexicon.key_texts[int(self.key[mention])]
+        )
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a list of texts. Keys are numbers that hold until the next scan.
+
+    *Known*: text ``known_text[i]`` makes key ``known_key[i]`` known (sorted by text; a pair may come twice). *Runs*: a run of
+    words with the hash ``run_hash[i]`` starts in text ``run_first[i]`` and ends in ``run_last[i]`` (see ``run_text``).
+    ``denies[t]``: text ``t`` holds a negation. ``word_*`` are all words and marks in order.
+    """
+
+    texts: Sequence[str]
+    known_text: IntArray
+    known_key: IntArray
     run_first: IntArray
     run_last: IntArray
     run_hash: HashArray
     denies: BoolArray
-    key_texts: list[str]
-    surface: IntArray
-    surface_texts: list[str]
-    run_at: IntArray
-    run_surfaces: IntArray
-    run_characters: int
+    word_text: IntArray
+    word_surface: IntArray
+    pairs: tuple[IntArray, IntArray]
+    runs: _Runs
 
-    def mention_text(self, mention: int) -> str:
-        """A mention as its text has it, case-folded."""
-        surface = int(self.surface[mention])
-        return self.surface_texts[surface].casefold() if surface >= 0 else self.key_texts[int(self.key[mention])]
+    def mentions(self, asked: BoolArray | None = None) -> Mentions:
+        """What the texts that ``asked`` chooses mention; all of them if None."""
+        return _mentions(self, np.ones(len(self.texts), bool) if asked is None else asked)
 
     def run_text(self, run: int) -> str:
         """The words of a run, case-folded."""
-        at = int(self.run_at[run])
-        alone = at >= self.run_characters
-        return ("" if alone else " ").join(
-            self.surface_texts[s].casefold() for s in self.run_surfaces[at : at + (RUN_CJK if alone else RUN)]
-        )
+        at = int(self.runs.at[run])
+        alone = at >= self.runs.characters
+        spoken = self.word_surface[self.runs.spoken[at : at + (RUN_CJK if alone else RUN)]].tolist()
+        return ("" if alone else " ").join(_lexicon.surface_texts[s].casefold() for s in spoken)
 
 
-def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None, asked: BoolArray | None = None) -> Words:
-    """The words of ``texts``. Texts next to each other with one group are read on: a run of words may cross their border.
+def key_text(key: int) -> str:
+    """The text of a key."""
+    return _lexicon.key_texts[key]
 
-    ``asked``: the texts whose mentions are wanted; all of them if None.
-    """
+
+def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None) -> Words:
+    """The words of ``texts``. Texts next to each other with one group are read on: a run of words may cross their border."""
     if len(_lexicon.surfaces) > _MOST_SURFACES:
         _lexicon.clear()
     text, surface = _cut(texts)
@@ -250,23 +264,52 @@ def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None, a
     pair_at, pair_key = _character_pairs(kind, key, text)
     runs = _runs(kind, key, flags, text, group)
     compound = np.flatnonzero(is_word & (piece_counts[surface] > 0))
-    known_text, known_key = _distinct(
-        np.concatenate([text[is_word], np.repeat(text[compound], piece_counts[surface[compound]]), text[pair_at]]),
-        np.concatenate([key[is_word], _lexicon.pieces(surface[compound]), pair_key]),
+    known_text = np.concatenate(
+        [text[is_word], np.repeat(text[compound], piece_counts[surface[compound]]), text[pair_at]]
     )
+    known_key = np.concatenate([key[is_word], _lexicon.pieces(surface[compound]), pair_key])
     denies = np.zeros(len(texts), bool)
     denies[text[(flags & _DENIES) > 0]] = True
-    at, required = _mentioned(kind, flags, text, np.ones(len(texts), bool) if asked is None else asked)
-    pair = pair_at if asked is None else pair_at[asked[text[pair_at]]]
-    mention_text = np.concatenate([text[at], text[pair]])
-    order = np.argsort(mention_text, kind="stable")
-    mention_text = mention_text[order]
-    mention_key = np.concatenate([key[at], pair_key if asked is None else pair_key[asked[text[pair_at]]]])[order]
-    mention_surface = np.concatenate([surface[at], np.full(len(pair), -1)])[order]
-    required = np.concatenate([required, np.zeros(len(pair), bool)])[order]
-    required[_quoted(texts, mention_text, mention_key)] = True
+    return Words(
+        texts=texts,
+        known_text=known_text,
+        known_key=known_key,
+        run_first=runs.first,
+        run_last=runs.last,
+        run_hash=runs.hash,
+        denies=denies,
+        word_text=text,
+        word_surface=surface,
+        pairs=(pair_at, pair_key),
+        runs=runs,
+    )
+
+
+def forget() -> None:
+    """Forgets every word that was met; what was scanned before can no longer be asked."""
+    _lexicon.clear()
+
+
+def _mentions(words: Words, asked: BoolArray) -> Mentions:
+    text, surface = words.word_text, words.word_surface
+    kinds, keys, all_flags, piece_counts = _lexicon.columns()
+    # The mark before a text's first word is none, so whole texts can be taken out.
+    taken = np.flatnonzero(asked[text])
+    at, required = _mentioned(kinds[surface[taken]], all_flags[surface[taken]], text[taken])
+    at = taken[at]
+    pair_at, pair_key = words.pairs
+    pair = asked[text[pair_at]]
+    mention_text = np.concatenate([text[at], text[pair_at[pair]]])
+    mention_key = np.concatenate([keys[surface[at]], pair_key[pair]])
+    mention_surface = np.concatenate([surface[at], np.full(int(pair.sum()), -1)])
+    required = np.concatenate([required, np.zeros(int(pair.sum()), bool)])
+    if pair.any():
+        order = np.argsort(mention_text, kind="stable")
+        mention_text, mention_key = mention_text[order], mention_key[order]
+        mention_surface, required = mention_surface[order], required[order]
+    required[_quoted(words.texts, mention_text, mention_key)] = True
     own = np.zeros(len(mention_text), bool)
-    own[_computed(texts, mention_text, mention_key)] = True
+    own[_computed(words.texts, mention_text, mention_key)] = True
     order = np.lexsort((~required, mention_key, mention_text))
     order = order[~own[order]]
     first = np.ones(len(order), bool)
@@ -275,40 +318,27 @@ def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None, a
     chosen_surface = mention_surface[chosen]
     counts = np.zeros(len(chosen), np.int64)
     counts[chosen_surface >= 0] = piece_counts[chosen_surface[chosen_surface >= 0]]
-    return Words(
-        texts=len(texts),
-        known_text=known_text,
-        known_key=known_key,
+    return Mentions(
         text=mention_text[chosen],
         key=mention_key[chosen],
         required=required[chosen],
         pieces_at=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         pieces=_lexicon.pieces(chosen_surface[counts > 0]),
-        run_first=runs.first,
-        run_last=runs.last,
-        run_hash=runs.hash,
-        denies=denies,
-        key_texts=_lexicon.key_texts,
         surface=chosen_surface,
-        surface_texts=_lexicon.surface_texts,
-        run_at=runs.at,
-        run_surfaces=surface[runs.spoken],
-        run_characters=runs.characters,
     )
 
 
-def _mentioned(
-    kind: npt.NDArray[np.int8], flags: npt.NDArray[np.uint8], text: IntArray, asked: BoolArray
-) -> tuple[IntArray, BoolArray]:
-    """The places of content words in the texts asked for, and which of them are numbers, names or identifiers.
+def _mentioned(kind: npt.NDArray[np.int8], flags: npt.NDArray[np.uint8], text: IntArray) -> tuple[IntArray, BoolArray]:
+    """The places of content words, and which of them are numbers, names or identifiers.
 
     Numbers that only count the items of a list are no mentions; a capital that begins a sentence makes no name.
     """
     previous = np.append(_STARTS, kind[:-1])[: len(kind)]
     previous[np.flatnonzero(np.diff(text, prepend=-1))] = _STARTS
     opens = (previous == _STARTS) | (previous == _BULLET)
-    counts_items = (kind == _SHORT_NUMBER) & opens & np.isin(np.append(kind[1:], _OTHER)[: len(kind)], (_DOT, _CLOSE))
-    at = np.flatnonzero((kind <= _SHORT_NUMBER) & ((flags & _CONTENT) > 0) & ~counts_items & asked[text])
+    follows = np.append(kind[1:], _OTHER)[: len(kind)]
+    counts_items = (kind == _SHORT_NUMBER) & opens & ((follows == _DOT) | (follows == _CLOSE))
+    at = np.flatnonzero((kind <= _SHORT_NUMBER) & ((flags & _CONTENT) > 0) & ~counts_items)
     is_name = ((flags & _CAPITAL) > 0) & ~opens & (previous != _DOT)
     return at, (((flags & _REQUIRED) > 0) | is_name)[at]
 
@@ -324,12 +354,6 @@ def _cut(texts: Sequence[str]) -> tuple[IntArray, IntArray]:
     numbers = _lexicon.numbers(words.dictionary.to_pylist())
     indices = words.indices.to_numpy(zero_copy_only=False)
     return np.repeat(np.arange(len(texts)), counts), numbers[indices] if len(indices) else np.zeros(0, np.int64)
-
-
-def _distinct(text: IntArray, key: IntArray) -> tuple[IntArray, IntArray]:
-    width = int(key.max(initial=0)) + 1
-    both = np.unique(text * width + key)
-    return both // width, both % width
 
 
 def _character_pairs(kind: npt.NDArray[np.int8], key: IntArray, text: IntArray) -> tuple[IntArray, IntArray]:
@@ -415,9 +439,6 @@ def _computed(texts: Sequence[str], text: IntArray, key: IntArray) -> list[int]:
 
 
 def _places(text: IntArray, key: IntArray, i: int, words: Collection[str]) -> list[int]:
-    wanted = [number for word in words if (number := _lexicon.keys.get(word)) is not None]
-    if not wanted:
-        return []
-    low, high = np.searchsorted(text, [i, i + 1])
-    places: list[int] = (low + np.flatnonzero(np.isin(key[low:high], wanted))).tolist()
-    return places
+    wanted = {_lexicon.keys.get(word) for word in words}
+    low, high = np.searchsorted(text, [i, i + 1]).tolist()
+    return [low + at for at, mentioned in enumerate(key[low:high].tolist()) if mentioned in wanted]

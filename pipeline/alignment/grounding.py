@@ -46,8 +46,8 @@ class Questions:
 class Ground:
     """The words of every chunk of a batch of plans, and where each of them was first read or said."""
 
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        self.plans = plans
+    def __init__(self, plans: Sequence[Plan], *, every: bool = False) -> None:
+        self.plans, self._every = plans, every
         sizes = [len(plan.chunk_end) for plan in plans]
         #: The first chunk of each plan.
         self.base = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -55,19 +55,20 @@ class Ground:
         spans = [span for p in plans for span in p.spans]
         self._span = np.repeat(np.arange(len(spans)), per_span)
         self._is_call = np.repeat(np.array([span.kind == "tool_call" for span in spans], dtype=bool), per_span)
-        self._is_output = np.repeat(
-            np.array([p.is_output(s) for p in plans for s in range(len(p.spans))], bool), per_span
-        )
         self._plan_of = np.repeat(np.arange(len(plans)), sizes)
 
     @cached_property
     def _words(self) -> Words:
-        """The words of every plan that a question could be about: those in which a span is cut, or that call tools."""
+        """The words of every plan that a question could be about: those in which a span is cut, or that call tools.
+
+        Of all with ``every``.
+        """
         texts: list[str] = []
         for plan in self.plans:
-            asked = len(plan.chunk_end) > len(plan.spans) or any(span.kind == "tool_call" for span in plan.spans)
+            cut = self._every or len(plan.chunk_end) > len(plan.spans)
+            asked = cut or any(span.kind == "tool_call" for span in plan.spans)
             texts.extend(_chunk_texts(plan) if asked else [""] * len(plan.chunk_end))
-        return scan(texts, self._span, self._is_output)
+        return scan(texts, self._span)
 
     def needed(self, questions: Questions, min_coverage: float, *, fresh: bool = True) -> list[int]:
         """Per question, the last chunk that must have ended before it may be said; -1: it waits for everything.
@@ -119,7 +120,7 @@ class Ground:
         is_reading = np.zeros(len(self._plan_of), bool)
         for first, stop in questions.reading:
             is_reading[first:stop] = True
-        return _Answers(self._words, questions, self._plan_of, is_reading, self._is_call)
+        return _Answers(self._words, questions, self.base[self._plan_of], is_reading, self._is_call)
 
 
 class _Answers:
@@ -131,42 +132,44 @@ class _Answers:
     """
 
     def __init__(
-        self, words: Words, questions: Questions, plan_of: IntArray, is_reading: BoolArray, is_call: BoolArray
+        self, words: Words, questions: Questions, base: IntArray, is_reading: BoolArray, is_call: BoolArray
     ) -> None:
         self.words, self.is_reading = words, is_reading
-        self._plan_of, self._is_call = plan_of, is_call
+        self._is_call = is_call
         self._chunk = np.array(questions.chunk, dtype=np.int64)
         self._first = np.array(questions.first, dtype=np.int64)
         self._stop = np.array(questions.stop, dtype=np.int64)
         self._alone = np.array(questions.alone, dtype=bool)
-        self._known = _Places(plan_of[words.known_text], words.known_key, words.known_text)
-        self.asked, mention = _joined(words.text, self._chunk)
-        self.required = words.required[mention]
-        key = words.key[mention]
-        self._low, self._high = self._known.range(plan_of[self._chunk[self.asked]], key)
-        self.covered, self.place = self._find(self.asked, self._low, self._high)
+        self._base = base[self._chunk]
+        asked = np.zeros(len(is_reading), bool)
+        asked[self._chunk] = True
+        self._mentions = words.mentions(asked)
+        self._known = _Places(words.known_key, words.known_text)
+        self.asked, mention = _joined(self._mentions.text, self._chunk)
+        self.required = self._mentions.required[mention]
+        self.key = self._mentions.key[mention]
+        self.covered, self.place = self._find(self.asked, self.key)
         self._pieces(mention)
-        runs = _Places(plan_of[words.run_last], _as_keys(words.run_hash), words.run_last)
-        inside = words.run_first == words.run_last
+        inside = (words.run_first == words.run_last) & asked[words.run_last]
         self.run_asked, run = _joined(words.run_last, self._chunk, inside)
-        low, high = runs.range(plan_of[self._chunk[self.run_asked]], _as_keys(words.run_hash)[run])
+        # The places of runs whose hash nobody asks for are not wanted.
+        hashes = _short(words.run_hash)
+        copied = np.isin(hashes, np.unique(hashes[run])) if len(run) else np.zeros(len(hashes), bool)
+        runs = _Places(hashes[copied], words.run_last[copied])
         first, stop = self._first[self.run_asked], self._stop[self.run_asked]
-        at = runs.next(low, high, first)
-        earlier = (low < high) & (runs.text[np.minimum(low, len(runs.text) - 1)] < first) if len(low) else low > 0
-        taken = (at >= 0) & (at < stop) & ~earlier
+        at = runs.next(hashes[run], first)
+        taken = (at >= 0) & (at < stop) & (runs.next(hashes[run], self._base[self.run_asked]) >= first)
         taken[taken] &= is_reading[at[taken]]
         self.run_asked, self.run_place = self.run_asked[taken], at[taken]
 
-    def _find(self, asked: IntArray, low: IntArray, high: IntArray) -> tuple[BoolArray, IntArray]:
-        """(is it anywhere, the chunk of the reading that brings it or -1) of keys at ``low:high`` of the known places."""
+    def _find(self, asked: IntArray, key: IntArray) -> tuple[BoolArray, IntArray]:
+        """(is it anywhere, the chunk of the reading that brings it or -1) of keys that questions ``asked`` mention."""
         first, stop, chunk = self._first[asked], self._stop[asked], self._chunk[asked]
-        text = self._known.text
-        if not len(text):
-            return np.zeros(len(asked), bool), np.full(len(asked), -1)
-        before = (low < high) & (text[np.minimum(low, len(text) - 1)] < first)
-        read = self._known.next(low, high, first)
+        earliest = self._known.next(key, self._base[asked])
+        before = (earliest >= 0) & (earliest < first)
+        read = self._known.next(key, first)
         in_reading = (read >= 0) & (read < stop)
-        since = self._known.next(low, high, stop)
+        since = self._known.next(key, stop)
         said = (since >= 0) & (since < chunk) & ~self._alone[asked]
         said[said] &= ~self._is_call[since[said]]
         counts = in_reading & ~before & ~said
@@ -175,16 +178,16 @@ class _Answers:
 
     def _pieces(self, mention: IntArray) -> None:
         """A compound that is nowhere as a whole is known once all its pieces are."""
-        counts = self.words.pieces_at[mention + 1] - self.words.pieces_at[mention]
+        pieces_at = self._mentions.pieces_at
+        counts = pieces_at[mention + 1] - pieces_at[mention]
         whole = np.flatnonzero(~self.covered & (counts > 0))
         if not len(whole):
             return
         counts = counts[whole]
         owner = np.repeat(whole, counts)
         within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        piece = self.words.pieces[np.repeat(self.words.pieces_at[mention[whole]], counts) + within]
-        asked = self.asked[owner]
-        found, place = self._find(asked, *self._known.range(self._plan_of[self._chunk[asked]], piece))
+        piece = self._mentions.pieces[np.repeat(pieces_at[mention[whole]], counts) + within]
+        found, place = self._find(self.asked[owner], piece)
         missing = np.zeros(len(self.asked), bool)
         missing[owner[~found]] = True
         self.covered[whole] = ~missing[whole]
@@ -194,13 +197,12 @@ class _Answers:
 
     def most_alike(self, count: int) -> tuple[BoolArray, IntArray]:
         """Per question, the piece of its reading that shares most of its words, the last of equals; whether there is one."""
-        stop, first = self._stop[self.asked], self._first[self.asked]
-        low = self._known.at(self._low, self._high, first)
-        high = self._known.at(self._low, self._high, stop)
+        low = self._known.at(self.key, self._first[self.asked])
+        high = self._known.at(self.key, self._stop[self.asked])
         size = np.where(high - low <= _COMMON, high - low, 0)
         owner = np.repeat(self.asked, size)
         within = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size)
-        text = self._known.text[np.repeat(low, size) + within]
+        text = self._known.text(np.repeat(low, size) + within)
         keep = self.is_reading[text]
         width = len(self.is_reading) + 1
         pairs, shared = np.unique(owner[keep] * width + text[keep], return_counts=True)
@@ -214,53 +216,37 @@ class _Answers:
 
 
 class _Places:
-    """Where keys stand: sorted by (plan, key, chunk), so that a range of places holds one key of one plan."""
+    """Where keys stand: every (key, chunk) once, sorted, as one number. A plan's chunks are a range, so it needs no key."""
 
-    def __init__(self, plan: IntArray, key: IntArray, text: IntArray) -> None:
-        order = np.lexsort((text, key, plan))
-        self.text = text[order]
+    def __init__(self, key: IntArray, text: IntArray) -> None:
         self._size = int(text.max(initial=0)) + 2
-        plan, key = plan[order], key[order]
-        starts = np.ones(len(order), bool)
-        starts[1:] = (np.diff(plan) != 0) | (np.diff(key) != 0)
-        self._start = np.flatnonzero(starts)
-        self._plan, self._key = plan[self._start], key[self._start]
-        self._stop = np.append(self._start[1:], len(order))
-        group = np.cumsum(starts) - 1
-        self._sorted = group * self._size + self.text
-        self._group = group
+        both = np.sort(key * self._size + text)
+        distinct = np.ones(len(both), bool)
+        distinct[1:] = both[1:] != both[:-1]
+        self._both = both[distinct]
 
-    def range(self, plan: IntArray, key: IntArray) -> tuple[IntArray, IntArray]:
-        """The range of places of each (plan, key); empty where it is nowhere."""
-        if not len(self._start):
-            return np.zeros(len(key), np.int64), np.zeros(len(key), np.int64)
-        known = np.unique(self._key)
-        rank = np.searchsorted(known, self._key)
-        have = np.minimum(np.searchsorted(known, key), len(known) - 1)
-        exists = known[have] == key
-        at = np.searchsorted(self._plan * len(known) + rank, plan * len(known) + have)
-        at = np.minimum(at, len(self._start) - 1)
-        exists &= (self._plan[at] == plan) & (self._key[at] == key)
-        return np.where(exists, self._start[at], 0), np.where(exists, self._stop[at], 0)
+    def at(self, key: IntArray, text: IntArray) -> IntArray:
+        """The place of each key's first chunk from ``text`` on, or of whatever comes next."""
+        found: IntArray = np.searchsorted(self._both, key * self._size + np.minimum(text, self._size - 1))
+        return found
 
-    def at(self, low: IntArray, high: IntArray, text: IntArray) -> IntArray:
-        """The first place in each range that lies in ``text`` or later."""
-        if not len(self._sorted):
-            return low
-        group = self._group[np.minimum(low, len(self._group) - 1)]
-        found = np.searchsorted(self._sorted, group * self._size + np.minimum(text, self._size - 1))
-        return np.minimum(np.maximum(found, low), high)
+    def text(self, place: IntArray) -> IntArray:
+        """The chunks at places."""
+        texts: IntArray = self._both[place] % self._size
+        return texts
 
-    def next(self, low: IntArray, high: IntArray, text: IntArray) -> IntArray:
-        """The first chunk from ``text`` on that holds the key of each range, -1 for none."""
-        at = self.at(low, high, text)
-        if not len(self.text):
-            return np.full(len(low), -1)
-        return np.where(at < high, self.text[np.minimum(at, len(self.text) - 1)], -1)
+    def next(self, key: IntArray, text: IntArray) -> IntArray:
+        """The first chunk from ``text`` on that holds each key, -1 for none."""
+        if not len(self._both):
+            return np.full(len(key), -1)
+        at = self.at(key, text)
+        found = self._both[np.minimum(at, len(self._both) - 1)]
+        return np.where((at < len(self._both)) & (found // self._size == key), found % self._size, -1)
 
 
-def _as_keys(hashes: npt.NDArray[np.uint64]) -> IntArray:
-    return hashes.view(np.int64)
+def _short(hashes: npt.NDArray[np.uint64]) -> IntArray:
+    """Hashes of 40 bits, so that a place fits beside them."""
+    return (hashes >> np.uint64(24)).astype(np.int64)
 
 
 def _joined(text: IntArray, chunk: IntArray, keep: BoolArray | None = None) -> tuple[IntArray, IntArray]:

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from pipeline.alignment.grounding import Ground, Questions
 from pipeline.alignment.plan import Plan, start_plan
 from pipeline.timeline import draft_of
-from pipeline.words import RUN, Words, key_of, number_key, pieces_of, scan
+from pipeline.words import RUN, Words, key_of, key_text, number_key, pieces_of, scan
 
 
 def known(words: Words, text: int) -> set[str]:
-    return {words.key_texts[k] for k in words.known_key[words.known_text == text].tolist()}
+    return {key_text(k) for k in words.known_key[words.known_text == text].tolist()}
 
 
 def mentioned(words: Words, text: int, required: bool = False) -> set[str]:
-    chosen = (words.text == text) & (words.required if required else True)
-    return {words.key_texts[k] for k in words.key[chosen].tolist()}
+    said = words.mentions()
+    return {key_text(k) for k in said.key[(said.text == text) & (said.required if required else True)].tolist()}
 
 
 def runs(words: Words, text: int) -> set[str]:
@@ -98,10 +98,10 @@ def test_a_text_makes_known_all_that_it_mentions_and_says_nothing_of_its_neighbo
 
 
 def test_only_the_texts_asked_for_have_mentions() -> None:
-    words = scan(["Ask Maria.", "Ask Peter.", "請問台北"], asked=np.array([False, True, False]))
-    assert mentioned(words, 1, required=True) == {"peter"}
-    assert not mentioned(words, 0)
-    assert not mentioned(words, 2)
+    words = scan(["Ask Maria.", "Ask Peter.", "請問台北"])
+    said = words.mentions(np.array([False, True, False]))
+    assert [key_text(k) for k in said.key.tolist()] == ["ask", "peter"]
+    assert (said.text.tolist(), said.required.tolist(), said.shown(1)) == ([1, 1], [False, True], "peter")
     assert "maria" in known(words, 0)
     assert known(words, 2) == {"請問", "問台", "台北"}
 
@@ -143,12 +143,12 @@ def test_runs_need_words_of_content_and_may_cross_from_one_text_of_a_group_to_th
     assert "明天下午三點在台" in runs(words, 2)
     split = ["the quick brown", "fox jumps over"]
     crossing = scan(split, groups=[0, 0])
-    assert {crossing.run_text(i) for i in range(len(crossing.run_at))} == {
+    assert {crossing.run_text(i) for i in range(len(crossing.run_hash))} == {
         "the quick brown fox jumps",
         "quick brown fox jumps over",
     }
     assert (crossing.run_first.tolist(), crossing.run_last.tolist()) == ([0, 0], [1, 1])
-    assert not len(scan(split).run_at)
+    assert not len(scan(split).run_hash)
 
 
 # grounding
@@ -168,9 +168,10 @@ def needed_by_definition(text: str, reading: list[str], before: str, min_coverag
     words = scan([before, *reading, text], groups=[0, *([1] * len(reading)), 2])
     last = len(reading) + 1
     keys, required = mentioned(words, last), mentioned(words, last, required=True)
+    said = words.mentions()
     pieces = {
-        words.key_texts[int(k)]: [words.key_texts[p] for p in words.pieces[a:b].tolist()]
-        for t, k, a, b in zip(words.text, words.key, words.pieces_at, words.pieces_at[1:], strict=False)
+        key_text(int(k)): [key_text(p) for p in said.pieces[a:b].tolist()]
+        for t, k, a, b in zip(said.text, said.key, said.pieces_at, said.pieces_at[1:], strict=False)
         if t == last
     }
     have = [known(words, i) for i in range(last)]
@@ -200,7 +201,7 @@ def needed_by_definition(text: str, reading: list[str], before: str, min_coverag
     for run in runs(words, last):
         places = [
             int(words.run_last[i])
-            for i in range(len(words.run_at))
+            for i in range(len(words.run_hash))
             if words.run_text(i) == run and words.run_last[i] < last
         ]
         if places and min(places) > 0:
@@ -236,9 +237,9 @@ def test_what_may_be_said_mentions_nothing_that_is_still_to_be_read(text: str, r
     ground = Ground([plan])
     (needed,), (copied,) = ground.needed(questions, 0.8), ground.copied(questions)
     words = scan([text, "Begin.", *reading[: max(needed, copied) - first + 1]])
-    heard = set().union(*(known(words, i) for i in range(1, words.texts)))
+    heard = set().union(*(known(words, i) for i in range(1, len(words.texts))))
     late = scan([*reading[copied - first + 1 :], ""])
-    unread = set().union(*(known(late, i) for i in range(late.texts)))
+    unread = set().union(*(known(late, i) for i in range(len(late.texts))))
     if needed >= 0:
         pieces = {piece for key in mentioned(words, 0, required=True) - heard for piece in pieces_of(key)}
         assert pieces <= heard
