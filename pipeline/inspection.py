@@ -16,7 +16,7 @@ from typing import Any
 
 from converters import CONVERTERS, UnknownFormatError, format_votes, parse_format
 from pipeline import containers
-from pipeline.alignment import AlignmentError
+from pipeline.alignment import AlignmentError, reasons
 from pipeline.companions import find_candidates
 from pipeline.containers.packing import DAMAGED, unpacked
 from pipeline.containers.places import open_place
@@ -30,7 +30,7 @@ from pipeline.listing import InputFile, InputSource, Listing, find_files
 from pipeline.reading import SAMPLE, Input, Reader, input_of_file, input_of_hub
 from pipeline.records import to_json
 from pipeline.script import Script, perform
-from pipeline.timeline import spans_of
+from pipeline.timeline import draft_of, spans_of
 
 #: What one value may take in bytes: the default of ingest.
 MAX_UNIT_BYTES = 32 << 20
@@ -87,7 +87,8 @@ _COUNTS = (
 class Contents:
     """What was found in units, to be added up. ``values``: what the inputs hold, of which a unit may take many.
 
-    ``joined``: units with a record of a companion file. ``streams``: records that have each stream.
+    ``joined``: units with a record of a companion file. ``streams``: records that have each stream. ``policies``:
+    conversations in which each alignment policy has something to do; what, of the first of them, is in its example.
     """
 
     values: int = 0
@@ -106,6 +107,7 @@ class Contents:
     extra: Counter[str] = field(default_factory=Counter)
     oddities: dict[str, Noted] = field(default_factory=dict)
     rejects: dict[str, Noted] = field(default_factory=dict)
+    policies: dict[str, Noted] = field(default_factory=dict)
 
     def odd(self, what: str, where: str, example: str = "", count: int = 1) -> None:
         """Notes an oddity."""
@@ -117,7 +119,11 @@ class Contents:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("roles", "parts", "streams", "extra"):
             getattr(self, name).update(getattr(other, name))
-        for mine, theirs in ((self.oddities, other.oddities), (self.rejects, other.rejects)):
+        for mine, theirs in (
+            (self.oddities, other.oddities),
+            (self.rejects, other.rejects),
+            (self.policies, other.policies),
+        ):
             for what, noted in theirs.items():
                 mine.setdefault(what, Noted()).note(noted.count, noted.where, noted.example)
 
@@ -130,6 +136,7 @@ class Contents:
             "streams": dict(self.streams),
             "oddities": [_noted(what, n, "oddity", "example") for what, n in _by_count(self.oddities)],
             "rejects": [_noted(code, n, "code", "message") for code, n in _by_count(self.rejects)],
+            "policies": [_noted(name, n, "policy", "why") for name, n in _by_count(self.policies)],
             "extra": dict(self.extra.most_common()),
         }
 
@@ -427,7 +434,23 @@ def _inspect_batch(rows: Sequence[dict[str, Any]], found: FileReport, state: _St
             continue
         (value,) = sniff([Unit(row["index"], row["raw"], row["sha256"])])
         for item in convert(value):
+            if isinstance(item, Script):
+                contents.policies.setdefault("source", Noted()).note(
+                    1, where, "the source says when everything was said"
+                )
+            else:
+                _look_at_alignment(item, where, contents, state)
             _look_at_conversation(perform(item)[0] if isinstance(item, Script) else item, where, contents)
+
+
+def _look_at_alignment(conversation: Conversation, where: str, contents: Contents, state: _State) -> None:
+    """Counts the policies that have something to do in a conversation, with the reason of the first."""
+    if not conversation.has_output():
+        return
+    policy = state.converter.policy
+    told = reasons(draft_of(conversation, policy.question), policy)
+    for name, why in (told or {"turns": "nothing that another policy answers for"}).items():
+        contents.policies.setdefault(name, Noted()).note(1, where, why)
 
 
 def _look_at_unit(row: Mapping[str, Any], where: str, contents: Contents, state: _State) -> None:

@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.alignment import POLICIES
 from pipeline.cli import console
 from pipeline.inspection import Contents, FileReport, Noted, Report
 from pipeline.viewer.plain import render
@@ -30,6 +31,7 @@ def print_report(report: Report) -> None:
     total = report.total
     if total.units:
         _print_contents(total, report.files)
+        _print_alignment(total)
         _print_noted("odd", "count", "first at", total.oddities)
         _print_noted("rejected", "count", "first at", total.rejects)
         if total.extra:
@@ -160,6 +162,21 @@ def _records(total: Contents) -> str:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1])) or "none"
+
+
+def _print_alignment(total: Contents) -> None:
+    """Which policies have something to do here, where, and why what they let overlap is honest."""
+    if not total.policies:
+        return
+    left = max(cell_len(name) for name in ("alignment", *total.policies)) + 2
+    room = max(20, _width() - left - 9)
+    console.out.print()
+    console.out.print(Text(f"{'alignment':<{left}}{'conv.':>7}  why", style="bold"))
+    for name, item in sorted(total.policies.items(), key=lambda pair: -pair[1].count):
+        console.out.print(Text(f"{name:<{left}}{item.count:>7,}  {_short(item.example, room)}"))
+        claim = POLICIES[name].CLAIM if name in POLICIES else ""
+        for line in textwrap.wrap(claim, room):
+            console.out.print(Text(" " * (left + 9) + line, style="dim"))
 
 
 def _print_noted(what: str, count: str, where: str, noted: Mapping[str, Noted]) -> None:

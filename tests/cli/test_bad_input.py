@@ -196,7 +196,7 @@ def test_an_output_that_cannot_be_written_is_a_one_line_error(place: str, tmp_pa
         ({"convert": {"tokeniser": "smollm2"}}, ("'convert.tokeniser'", "did you mean 'tokenizer'")),
         ({"convert": {"align": "thinkng"}}, ("thinkng", "did you mean 'thinking'")),
         ({"convert": {"align": "evidence:min_covrage=1"}}, ("min_covrage", "did you mean 'min_coverage'")),
-        ({"convert": {"align": "evidence:min_coverage=7"}}, ("between 0 and 1",)),
+        ({"convert": {"align": "evidence:min_coverage=7"}}, ("min_coverage=7", "less than or equal to 1")),
         ({"shards": {"test_fraction": "many"}}, ("shards.test_fraction",)),
         ({"sources": [{"path": "x", "dataset": "y/z"}]}, ("either path or dataset",)),
         ({"sources": [{"pth": "x"}]}, ("'sources.0.pth'", "did you mean 'path'")),
