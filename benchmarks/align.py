@@ -20,13 +20,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import corpus
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from pipeline import leaks, words
-from pipeline.alignment import align_all, parse_align_spec
-from pipeline.conversation import Conversation
-from pipeline.records import Clock, Document, build_tables, encode_spans
-from pipeline.tokenization import load_tokenizer
+from benchmarks import corpus  # noqa: E402
+from pipeline import leaks, words  # noqa: E402
+from pipeline.alignment import align_all, parse_align_spec  # noqa: E402
+from pipeline.conversation import Conversation  # noqa: E402
+from pipeline.records import Clock, Document, build_tables, encode_spans  # noqa: E402
+from pipeline.tokenization import load_tokenizer  # noqa: E402
 
 DEFAULT = (
     "math-gsm8k", "sharegpt-glaive-toolcall", "openai-tau-bench-airline", "agent-webdancer", "think-skythought-math",

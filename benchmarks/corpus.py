@@ -35,7 +35,7 @@ def conversations(name: str) -> list[Conversation]:
             for path in ingest.manifest.paths(ingest.directory, "units-")
             for unit in pq.read_table(path).to_pylist()
         ]
-    found = []
+    found: list[Conversation] = []
     for unit in units:
         try:
             told = list(conversations_of(unit))

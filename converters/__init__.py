@@ -52,6 +52,7 @@ from converters import (
     segmented_channels,
     sharegpt,
     squad,
+    stream_record,
     stream_table,
     streaming_thinker,
     svamp,
@@ -104,6 +105,7 @@ class UnknownFormatError(ValueError):
 
 #: From the shape that is hardest to mistake to the easiest: the order decides where a vote is tied.
 _MODULES: tuple[Any, ...] = (
+    stream_record,
     duplex_slices,
     segmented_channels,
     stream_table,

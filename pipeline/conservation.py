@@ -21,6 +21,9 @@ from pipeline.manifest import need_manifest
 
 Pointer = tuple[str, str, int]
 
+#: The format whose units are records already.
+STREAM_RECORD = "stream_record"
+
 _OUTCOMES = ("converted", "input_only", "excluded", "rejected")
 
 
@@ -57,6 +60,18 @@ def _pointers(path: Path) -> Counter[Pointer]:
         for batch in pq.ParquetFile(path).iter_batches(8192, columns=["corpus", "path", "index"]):
             found.update((r["corpus"], r["path"], r["index"]) for r in batch.to_pylist())
     return found
+
+
+@_reads
+def _records_again(path: Path) -> frozenset[Pointer]:
+    """The units of a shard that are records already."""
+    found: set[Pointer] = set()
+    for batch in pq.ParquetFile(path).iter_batches(8192, columns=["corpus", "path", "index", "format"]):
+        if STREAM_RECORD in batch.column("format").unique().to_pylist():
+            found.update(
+                (r["corpus"], r["path"], r["index"]) for r in batch.to_pylist() if r["format"] == STREAM_RECORD
+            )
+    return frozenset(found)
 
 
 @_reads
@@ -147,6 +162,7 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
     ledger = _ledger(ledger_path)
     for row in ledger.values():
         _fits(what, row)
+    again = _records_again(units)
     promised = {
         "records": Counter({p: r["records"] for p, r in ledger.items() if r["records"]}),
         "input-only": Counter({p: r["input_only"] for p, r in ledger.items() if r["input_only"]}),
@@ -154,7 +170,12 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
     }
     for name, expected in promised.items():
         path = convert / f"{name}-{number:05d}.parquet"
-        _same(what, "ledger", expected, _pointers(path) if name == "rejects" else _record_pointers(path), path.name)
+        if name == "rejects":
+            _same(what, "ledger", expected, _pointers(path), path.name)
+        elif again:
+            _enough(what, expected, again, path)
+        else:
+            _same(what, "ledger", expected, _record_pointers(path), path.name)
     tokens = sorted(convert.glob(f"tokens-*-{number:05d}.parquet"))
     records = _rows(convert / f"records-{number:05d}.parquet")
     for path in tokens:
@@ -164,6 +185,19 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
     counts["in"] = given.total()
     counts["records"] = records
     return counts
+
+
+def _enough(what: str, expected: Counter[Pointer], again: frozenset[Pointer], path: Path) -> None:
+    """The same where units are records laid out again: those point to what they were once made of, not to their units.
+
+    So they are counted together, and every other unit has at least the records that it is booked with.
+    """
+    found, rows = _record_pointers(path), _rows(path) if path.exists() else 0
+    others = Counter({pointer: count for pointer, count in expected.items() if pointer not in again})
+    fewer = Counter({pointer: found[pointer] for pointer, count in others.items() if found[pointer] < count})
+    _same(what, "ledger", Counter({p: others[p] for p in fewer}), fewer, path.name)
+    if rows != expected.total():
+        raise ConservationError(f"{what}: {expected.total()} records in the ledger, {rows} in {path.name}")
 
 
 def _fits(what: str, row: dict[str, Any]) -> None:

@@ -18,18 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import leaks
-from pipeline.alignment import Aligned, AlignSpec, align_all, parse_align_spec
+from pipeline.alignment import Aligned, AlignSpec, align_all, parse_align_spec, prepared, speaks
 from pipeline.alignment.plan import Resources
 from pipeline.checks import record_violations
 from pipeline.conversation import Conversation, RecordError, Source, conversation_id
 from pipeline.errors import ConservationError
 from pipeline.ingest import RAW_LIMIT
 from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, to_json, token_grid_metadata
+from pipeline.relayout import Relayed
 from pipeline.script import Script, ScriptPolicy, perform
 from pipeline.segments import cut_script, cut_segments, leading, rows_of, segment_of, split_results
 from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
 from pipeline.text import cut_tokens
-from pipeline.timeline import Timeline, spans_of
+from pipeline.timeline import Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer, token_ends
 
 #: Source units that are converted at a time: so many, or fewer that together hold so many bytes (one may hold more).
@@ -133,16 +134,14 @@ class Converter:
             except RecordError as error:
                 batch.reject(position, error.code, str(error))
                 continue
-            kept = (
-                [t for t in told if conversation_id(t.conversation) not in self._excluded] if self._excluded else told
-            )
+            kept = [t for t in told if self._excluded.isdisjoint(_ids(t))] if self._excluded else told
             if not told:
                 batch.reject(position, "no_conversation", "the unit holds no conversation")
             elif not kept:
                 batch.books[position].outcome = "excluded"
             else:
                 for item in kept:
-                    (speaking if item.conversation.has_output() else listening).append(item)
+                    (speaking if self._speaks(item.conversation, item.script) else listening).append(item)
         batch.input_only = self._documents(listening, batch, self.baseline).records
         tables = self._documents(speaking, batch, self.policy)
         batch.records, batch.tokens = tables.records, tables.tokens
@@ -180,7 +179,7 @@ class Converter:
                 batch.reject(owners[i], error.code, str(error))
             refused = {owners[i] for i, _ in failed}
             return self._documents([item for item in items if item.position not in refused], batch, policy)
-        leaking = {f.record for f in findings if f.verdict != "clear"}
+        leaking = {f.record for f in findings if f.verdict != "clear" and documents[f.record].kept is None}
         batch.counts.overlapped += len({f.record for f in findings} - leaking)
         if leaking:
             batch.counts.realigned += len(leaking)
@@ -200,7 +199,7 @@ class Converter:
             book = batch.books[owner]
             if book.outcome == "rejected" or (excluded is not None and excluded[i]):
                 continue
-            if documents[i].conversation.has_output():
+            if self._speaks(documents[i].conversation, documents[i].script):
                 book.records += 1
                 book.tokens += size
             else:
@@ -244,6 +243,15 @@ class Converter:
             spans = document.timeline.spans
             counts = encoded.counts[first[i] : first[i] + len(spans)]
             rows_between = self.config.lag * len(document.timeline.chunk_span)
+            if document.kept is not None:
+                size = int(counts.sum()) + sum(span.ends for span in spans)
+                if size > self.config.max_cells:
+                    refused.add(owner)
+                    batch.reject(owner, "exceeds_window", _too_large_again(size, self.config.max_cells))
+                    continue
+                kept_owners.append(owner)
+                kept.append(document)
+                continue
             size = int(counts.sum()) + len(spans) + rows_between + sum(document.timeline.delay or ())
             if document.script is not None:
                 size = max(size, rows_of(document.script))
@@ -263,6 +271,10 @@ class Converter:
             chosen = [j for j, owner in enumerate(kept_owners) if owner not in refused]
             kept_owners, kept, was_cut = [kept_owners[j] for j in chosen], [kept[j] for j in chosen], True
         return kept_owners, kept, was_cut
+
+    def _speaks(self, conversation: Conversation, script: Script | None) -> bool:
+        """Whether there is output: of the model, or of a policy that speaks itself."""
+        return conversation.has_output() if script is not None else speaks(conversation, self.policy)
 
     def _hopeless(self, conversation: Conversation) -> str:
         """Why a conversation cannot fit the window however it is cut, seen without the cost of encoding it; "" if it may."""
@@ -392,6 +404,9 @@ def conversations_of(unit: Mapping[str, Any]) -> Iterator[Told]:
     for ordinal, converted in enumerate(convert(value)):
         script: Script | None = None
         timeline: Timeline | None = None
+        if isinstance(converted, Relayed):
+            yield Told(0, ordinal, converted)
+            continue
         if isinstance(converted, Script):
             script = converted
             conversation, timeline = perform(script)
@@ -402,6 +417,17 @@ def conversations_of(unit: Mapping[str, Any]) -> Iterator[Told]:
             extra = {**extra, "key_" if "key" in extra else "key": unit["key"]}
         group = f"{unit['corpus']}/{conversation.group}" if conversation.group is not None else None
         yield Told(0, ordinal, replace(conversation, sources=(source,), extra=extra, group=group), script, timeline)
+
+
+def _ids(told: Told) -> set[str]:
+    """The ids that a conversation may be excluded by before it is laid out."""
+    if isinstance(told.conversation, Relayed) and told.conversation.kept is not None:
+        return {told.conversation.kept.conversation_id, told.conversation.kept.id}
+    return {conversation_id(told.conversation)}
+
+
+def _too_large_again(cells: int, window: int) -> str:
+    return f"{cells} cells under this tokenizer, the window is {window}: convert it from its source"
 
 
 def _refuse_media(told: Sequence[Told]) -> None:
@@ -415,6 +441,8 @@ def _refuse_media(told: Sequence[Told]) -> None:
 def _unaligned(item: Told, policy: AlignSpec, max_cells: int) -> Document | None:
     """The document of a script, which its source has placed, and of a conversation that will be cut; None for others."""
     conversation = item.conversation
+    if isinstance(conversation, Relayed):
+        return conversation.document()
     if item.script is not None and item.timeline is not None:
         clock = ScriptPolicy(item.script)
         return Document(
@@ -422,20 +450,19 @@ def _unaligned(item: Told, policy: AlignSpec, max_cells: int) -> Document | None
         )
     if sum(len(message.parts) for message in conversation.messages) <= max_cells // 2:
         return None
-    streams, spans, silent = spans_of(conversation, policy.question)
+    draft = prepared(conversation, policy)
+    streams, spans = draft.columns()
     if len(spans) <= max_cells:
         return None
     # It will be cut into segments, each aligned by itself: a plan of the whole would be quadratic in its spans.
     waits: list[tuple[int, ...]] = [()] * len(spans)
     timeline = Timeline(streams, spans, list(range(len(spans))), [len(s.text) for s in spans], waits)
-    return Document(conversation, timeline, policy, item.ordinal, labels=_labels(conversation, silent))
+    return Document(conversation, timeline, policy, item.ordinal, labels=_labels(conversation, draft.silent))
 
 
 def _document_of(conversation: Conversation, aligned: Aligned, ordinal: int) -> Document:
     labels = _labels(conversation, aligned.silent) | aligned.labels
-    return Document(
-        conversation, aligned.timeline, aligned.spec, ordinal, labels=labels, ms_per_row=aligned.spec.ms_per_row
-    )
+    return Document(conversation, aligned.timeline, aligned.spec, ordinal, labels=labels, ms_per_row=aligned.ms_per_row)
 
 
 def _labels(conversation: Conversation, silent: Sequence[int], where: Sequence[int] | None = None) -> dict[str, Any]:
@@ -465,7 +492,9 @@ def _leaking_scripts(documents: Sequence[Document], findings: Sequence[leaks.Fin
             RecordError("leak", f"event {f.event} says {f.evidence[0][0]!r:.60} before event {f.evidence[0][1]} has"),
         )
         for f in findings
-        if f.verdict == "leak" and f.evidence and documents[f.record].script is not None
+        if f.verdict == "leak"
+        and f.evidence
+        and (documents[f.record].script is not None or documents[f.record].kept is not None)
     ]
 
 
@@ -520,7 +549,7 @@ def _segment(
         pieces.append(
             Document(
                 conversation, aligned.timeline, aligned.spec, document.ordinal, k, len(segments), messages, labels, part,
-                aligned.spec.ms_per_row,
+                aligned.ms_per_row,
             )
         )  # fmt: skip
     return pieces

@@ -29,6 +29,7 @@ from pipeline.licenses import Found, license_beside
 from pipeline.listing import InputFile, InputSource, Listing, find_files
 from pipeline.reading import SAMPLE, Input, Reader, input_of_file, input_of_hub
 from pipeline.records import to_json
+from pipeline.relayout import Relayed
 from pipeline.script import Script, perform
 from pipeline.timeline import draft_of, spans_of
 
@@ -434,7 +435,7 @@ def _inspect_batch(rows: Sequence[dict[str, Any]], found: FileReport, state: _St
             continue
         (value,) = sniff([Unit(row["index"], row["raw"], row["sha256"])])
         for item in convert(value):
-            if isinstance(item, Script):
+            if isinstance(item, Script | Relayed):
                 contents.policies.setdefault("source", Noted()).note(
                     1, where, "the source says when everything was said"
                 )

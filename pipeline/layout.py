@@ -1,8 +1,9 @@
 """Layout: timelines and token counts become events with rows.
 
 One row holds at most one token of a stream. ``start = max(end of the stream's previous event; end of each same-stream
-``after``; end + lag of each other ``after``) + own delay``, and no earlier than its own earliest row. Chunk ends snap to token boundaries of the span's own
-encoding; a straddling token joins the earlier chunk on an input stream and the later one on an output stream.
+``after``; end + lag of each other ``after``) + own delay``, and no earlier than its own earliest row. Chunk ends snap to
+token boundaries of the span's own encoding; a straddling token joins the earlier chunk on an input stream and the later one
+on an output stream.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns
-from pipeline.words import key_text, scan
+from pipeline.words import Mentions, key_text, scan
 
 Verdict = Literal["clear", "leak", "weak"]
 
@@ -38,7 +38,21 @@ class Finding:
 def lexical(table: pa.Table) -> list[Finding]:
     """Findings for every output event of a table of records that has anything to check; events without one cannot leak."""
     columns = event_columns(table)
-    return list(_findings(columns))
+    watches = np.isin(columns.role, ("audit", "monitor")) & (columns.message >= 0) & _aligned(table)[columns.record]
+    is_source = _is_source(columns)
+    found = list(_findings(columns, is_source, ~watches))
+    if watches.any():
+        # Who watches what the model says learns from that too.
+        found.extend(_findings(columns, is_source | (columns.is_output & ~watches), watches))
+        found.sort(key=lambda finding: (finding.record, finding.event))
+    return found
+
+
+def _aligned(table: pa.Table) -> BoolArray:
+    """Records that a policy has placed; what its source has placed may say the same on two streams at once."""
+    policy = table.column("alignment").combine_chunks().field("policy")
+    placed: BoolArray = pa.compute.not_equal(policy, "source").to_numpy(zero_copy_only=False)
+    return placed
 
 
 def with_verdicts(table: pa.Table, findings: list[Finding]) -> pa.Table:
@@ -58,13 +72,12 @@ def with_verdicts(table: pa.Table, findings: list[Finding]) -> pa.Table:
     return table.set_column(index, table.schema.field(index), rebuilt)
 
 
-def _findings(c: EventColumns) -> Iterator[Finding]:
+def _findings(c: EventColumns, is_source: BoolArray, among: BoolArray) -> Iterator[Finding]:
     if not len(c.record):
         return
-    is_source = _is_source(c)
     ready = c.end + c.lag[c.record]
     order_key = ((c.message + 1) << 20) | (c.part + 1)
-    suspects = np.flatnonzero(_suspect(c, is_source, ready, order_key))
+    suspects = np.flatnonzero(_suspect(c, is_source, ready, order_key) & among)
     late = [_waits_for_lag_only(c, event, is_source, ready, order_key) for event in suspects.tolist()]
     suspects = suspects[~np.array(late, dtype=bool)]
     if not len(suspects):
@@ -77,7 +90,9 @@ def _findings(c: EventColumns) -> Iterator[Finding]:
         yield Finding(record, event - int(c.offsets[record]), verdict, found)
 
 
-def _waits_for_lag_only(c: EventColumns, event: int, is_source: BoolArray, ready: IntArray, order_key: IntArray) -> bool:
+def _waits_for_lag_only(
+    c: EventColumns, event: int, is_source: BoolArray, ready: IntArray, order_key: IntArray
+) -> bool:
     """Whether all that was not ready when the event starts is its own stream, which it need not wait for any longer."""
     record = int(c.record[event])
     if not c.lag[record]:
@@ -123,9 +138,10 @@ def _too_early(
     part = np.lexsort((c.part[chosen], c.message[chosen], c.stream[chosen], c.record[chosen]))
     words = scan(c.text.take(pa.array(chosen)).to_pylist(), _numbered(c, chosen, part))
     said = words.mentions(asked)
+    every = words.mentions()
     evidence: dict[int, list[tuple[str, int]]] = {}
 
-    required = np.flatnonzero(said.required)
+    required = np.flatnonzero(said.required | _named(c, chosen, every, said, is_source))
     counts = np.diff(said.pieces_at)[required]
     within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     asking = chosen[np.concatenate([said.text[required], np.repeat(said.text[required], counts)])]
@@ -142,16 +158,35 @@ def _too_early(
         if told not in evidence.get(event, ()) and not (len(pieces) and known.together(event, pieces)):
             evidence.setdefault(event, []).append(told)
 
-    inside = np.flatnonzero((words.run_first == words.run_last) & asked[words.run_last])
-    hashes = words.run_hash.view(np.int64)
-    runs = _Occurrences(c, chosen[words.run_last], hashes, is_source, ready, order_key)
-    asking = chosen[words.run_last[inside]]
-    for i, source in runs.unread(asking, hashes[inside]):
+    # What an auditor says is computed: "48 / 2 = 24" is no copy of what is said later. Its numbers tell.
+    copying = asked & (c.role[chosen] != "audit") & (c.kind[chosen] == "message")
+    runs = words.runs_for(copying, _is_all_that_is_said(c, chosen))
+    inside = np.flatnonzero((runs.first == runs.last) & copying[runs.last])
+    hashes = runs.hash.view(np.int64)
+    places = _Occurrences(c, chosen[runs.last], hashes, is_source, ready, order_key)
+    asking = chosen[runs.last[inside]]
+    for i, source in places.unread(asking, hashes[inside]):
         event = int(asking[i])
-        evidence.setdefault(event, []).append(
-            (words.run_text(int(inside[i])), source - int(c.offsets[c.record[event]]))
-        )
+        told = (runs.text(int(inside[i]), words), source - int(c.offsets[c.record[event]]))
+        if told not in evidence.get(event, ()):
+            evidence.setdefault(event, []).append(told)
     return evidence
+
+
+def _is_all_that_is_said(c: EventColumns, chosen: IntArray) -> BoolArray:
+    """Whether an event is the whole of its part."""
+    key = np.stack([c.record[chosen], c.stream[chosen], c.message[chosen], c.part[chosen]])
+    _, which, count = np.unique(key, axis=1, return_inverse=True, return_counts=True)
+    alone: BoolArray = count[which.ravel()] == 1
+    return alone
+
+
+def _named(c: EventColumns, chosen: IntArray, every: Mentions, said: Mentions, is_source: BoolArray) -> BoolArray:
+    """Mentions that are numbers, names or identifiers in a source of their record, if not where they are said."""
+    width = int(every.key.max(initial=0)) + 1
+    fact = every.fact & is_source[chosen[every.text]]
+    facts = np.unique(c.record[chosen[every.text[fact]]] * width + every.key[fact])
+    return np.isin(c.record[chosen[said.text]] * width + said.key, facts)
 
 
 def _numbered(c: EventColumns, chosen: IntArray, order: IntArray) -> IntArray:

@@ -12,6 +12,8 @@ from pipeline.containers import DATA_SUFFIXES, is_data_name
 from pipeline.containers.archives import Archive, ArchiveError, Member, open_archive
 from pipeline.containers.places import Broken, Place, RemoteFile, find_remote, is_url
 from pipeline.errors import InputError
+from pipeline.folders import CONVERT, DATASET, find_records
+from pipeline.manifest import MANIFEST
 
 #: What ``datasets`` writes beside the Arrow files of a saved data set.
 _OF_DATASETS = ("dataset_info.json", "state.json", "dataset_dict.json")
@@ -83,6 +85,12 @@ def find_files(source: InputSource, base: Path) -> Listing:
 
 def _find_local(source: InputSource, path: Path) -> Listing:
     if path.is_dir():
+        if records := _records_of(path):
+            corpus = source.corpus or path.resolve().name
+            chosen = [(p, p.relative_to(path).as_posix()) for p in records]
+            shards = tuple(InputFile(p, pointer, corpus, source, p, pointer, str(path)) for p, pointer in chosen)
+            others = [p for p in sorted(path.rglob("*")) if p.is_file() and p not in set(records)]
+            return Listing(shards, tuple(f"{corpus}/{p.relative_to(path).as_posix()}" for p in others))
         # A link that leads nowhere may stand for data: it is told when it is read. A link to a folder is not followed.
         below = [p for p in sorted(path.rglob("*")) if not p.is_dir() or p.is_symlink()]
         found = [(p.relative_to(path).as_posix(), p) for p in below]
@@ -103,6 +111,16 @@ def _find_local(source: InputSource, path: Path) -> Listing:
     if not path.exists():
         raise InputError(f"{path} is not there")
     return _one(source, path, path.name, path.resolve().parent.name, str(path.parent))
+
+
+def _records_of(path: Path) -> list[Path]:
+    """The record shards of a build, a data set or a stage's folder: what a run of ours has left; none of any other folder."""
+    if not any((path / folder / MANIFEST).is_file() for folder in ("", DATASET, CONVERT)):
+        return []
+    try:
+        return list(find_records(path).records)
+    except InputError:
+        return []
 
 
 def _once(paths: Iterable[Path]) -> list[Path]:

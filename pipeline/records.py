@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.alignment import VERSION as ALIGNMENT_VERSION
-from pipeline.conversation import Conversation, RecordError, conversation_id, group_of, source_to_json
+from pipeline.conversation import Conversation, RecordError, Source, conversation_id, group_of, source_to_json
 from pipeline.layout import Events, lay_out
 from pipeline.script import MAX_STREAMS, Script
 from pipeline.tables import LOSS_END_UNTRAINED, LOSS_TARGET, RECORD_SCHEMA_ID, RECORDS, TOKENS, TOKENS_SCHEMA_ID
@@ -35,13 +35,48 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What a record keeps that is laid out again (see ``relayout``).
+
+    ``id`` is the record's own, under the tokenizer and lag of ``clock`` (SHA-256, rows); ``ordinal``: which conversation of its
+    unit it is, None where the id does not tell. ``extra`` is JSON text. As a ``Policy`` it is what placed the record's events.
+    """
+
+    id: str
+    clock: tuple[str, int]
+    conversation_id: str
+    group: str
+    ordinal: int | None
+    sources: tuple[Source, ...]
+    extra: str
+    labels: dict[str, Any]
+    policy: str
+    version: int
+    params: str
+    ms_per_row: float | None
+    k: int
+    n: int
+
+    def record_id(self, tokenizer_sha256: str, lag: int) -> str:
+        """The id under a tokenizer and a lag: as if made from the source where the ordinal is known, else of the old id."""
+        if self.ordinal is not None:
+            policy = (self.policy, self.version, self.params)
+            segment = (self.ordinal, self.k, self.n)
+            return _identity(self.conversation_id, policy, (tokenizer_sha256, lag), self.sources, segment)
+        if (tokenizer_sha256, lag) == self.clock:
+            return self.id
+        return xxhash.xxh3_128_hexdigest(orjson.dumps([self.id, [tokenizer_sha256, lag]]))
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """One record to be: a timeline with the conversation (or the segment of one) that it tells.
 
     ``conversation`` is the whole conversation, also where the timeline holds segment ``k`` of ``n``; ``ordinal`` counts
     the conversations of one source unit; ``messages`` maps the timeline's message indices to the conversation's.
     ``told`` is what the timeline was made of, where that is not the whole.
-    ``ms_per_row`` and ``script`` are set where the source has streams and times of its own.
+    ``ms_per_row`` is set where rows are time, ``script`` where the source has streams of its own, ``kept`` where the source is
+    a record.
     """
 
     conversation: Conversation
@@ -55,6 +90,7 @@ class Document:
     told: Conversation | None = None
     ms_per_row: float | None = None
     script: Script | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +169,15 @@ class _Columns:
     ) -> None:
         self.documents, self.laid, self.encoded, self.clock = documents, laid, encoded, clock
         # Segments share their conversation, which may be long.
-        known = {id(d.conversation): d.conversation for d in documents}
+        known = {id(d.conversation): d.conversation for d in documents if d.kept is None}
         ids = {key: conversation_id(c) for key, c in known.items()}
         groups = {key: group_of(c) for key, c in known.items()}
-        conversations = [ids[id(d.conversation)] for d in documents]
+        conversations = [d.kept.conversation_id if d.kept else ids[id(d.conversation)] for d in documents]
         #: The columns that records and tokens share.
         self.shared: dict[str, Any] = {
             "id": [record_id(d, c, clock) for d, c in zip(documents, conversations, strict=True)],
             "conversation_id": conversations,
-            "group": [groups[id(d.conversation)] for d in documents],
+            "group": [d.kept.group if d.kept else groups[id(d.conversation)] for d in documents],
             "streams": [
                 [{"name": s.name, "role": s.role, "slot": s.slot, "direction": s.direction} for s in d.timeline.streams]
                 for d in documents
@@ -197,11 +233,18 @@ class _Columns:
             "segment": [{"k": d.k, "n": d.n} for d in documents],
             "events": self._events(),
             "alignment": [
-                {"policy": d.policy.policy, "version": ALIGNMENT_VERSION, "params": d.policy.params} for d in documents
+                {
+                    "policy": d.policy.policy,
+                    "version": d.kept.version if d.kept else ALIGNMENT_VERSION,
+                    "params": d.policy.params,
+                }
+                for d in documents
             ],
-            "sources": [[source_to_json(s) for s in d.conversation.sources] for d in documents],
+            "sources": [
+                [source_to_json(s) for s in (d.kept.sources if d.kept else d.conversation.sources)] for d in documents
+            ],
             "parts": [_parts(d) for d in documents],
-            "extra": [msgspec.json.encode(d.conversation.extra).decode() if d.k == 1 else "{}" for d in documents],
+            "extra": [_extra(d) for d in documents],
             "labels": [orjson.dumps(labels, option=orjson.OPT_SORT_KEYS).decode() for labels in self._labels()],
         }
         return pa.table([_array(columns[f.name], f.type) for f in RECORDS], schema=RECORDS)
@@ -331,17 +374,30 @@ def _parts(document: Document) -> list[dict[str, Any]]:
     ]
 
 
+def _extra(document: Document) -> str:
+    if document.kept is not None:
+        return document.kept.extra
+    return msgspec.json.encode(document.conversation.extra).decode() if document.k == 1 else "{}"
+
+
 def record_id(document: Document, conversation: str, clock: Clock) -> str:
     """xxh3-128 (hex) of the conversation, the alignment, the tokenizer, the source pointer and the segment."""
-    policy = document.policy
-    identity = [
-        conversation,
-        [policy.policy, ALIGNMENT_VERSION, policy.params],
-        [clock.tokenizer.sha256, clock.lag],
-        [[s.corpus, s.path, s.index] for s in document.conversation.sources],
-        [document.ordinal, document.k, document.n],
-    ]
-    return xxhash.xxh3_128_hexdigest(orjson.dumps(identity))
+    if document.kept is not None:
+        return document.kept.record_id(clock.tokenizer.sha256, clock.lag)
+    policy = (document.policy.policy, ALIGNMENT_VERSION, document.policy.params)
+    segment = (document.ordinal, document.k, document.n)
+    return _identity(conversation, policy, (clock.tokenizer.sha256, clock.lag), document.conversation.sources, segment)
+
+
+def _identity(
+    conversation: str,
+    policy: tuple[str, int, str],
+    clock: tuple[str, int],
+    sources: Sequence[Source],
+    segment: tuple[int, int, int],
+) -> str:
+    pointers = [[s.corpus, s.path, s.index] for s in sources]
+    return xxhash.xxh3_128_hexdigest(orjson.dumps([conversation, policy, clock, pointers, segment]))
 
 
 def to_json(table: pa.Table) -> Iterator[dict[str, Any]]:

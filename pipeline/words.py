@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import pairwise
 
@@ -54,8 +54,11 @@ _NUMERALS = (
 )
 _SPELT = dict(zip(_NUMERALS.split()[::2], _NUMERALS.split()[1::2], strict=True))
 
-#: Words of a run whose copying counts, and how many of them must say something; characters of a run in scripts without spaces.
-RUN, RUN_CONTENT, RUN_CJK = 5, 3, 8
+#: Words of a run whose copying counts, from and to, and how many of them must say something; characters of a run in scripts
+#: without spaces.
+RUN_FROM, RUN_TO, RUN_CONTENT, RUN_CJK = 4, 6, 3, 8
+#: A text of so few words, or characters of scripts without spaces, is a run as a whole.
+SHORT, SHORT_CJK = 5, 7
 
 # What a surface form is.
 _WORD, _SHORT_NUMBER, _CHARACTER, _STARTS, _DOT, _CLOSE, _BULLET, _OTHER = range(8)
@@ -195,13 +198,15 @@ _lexicon = _Lexicon()
 class Mentions:
     """What texts mention, sorted by text: text ``text[i]`` mentions ``key[i]``, each key once per text.
 
-    ``required[i]``: it is a number, a name, an identifier or a quoted word. ``pieces_at[i]:pieces_at[i + 1]`` are its places in
-    ``pieces``, the keys that together stand for it. ``surface``: how the text has it.
+    ``required[i]``: it is a number, a name, an identifier or a quoted word; ``fact[i]``: one of these but the last.
+    ``pieces_at[i]:pieces_at[i + 1]`` are its places in ``pieces``, the keys that together stand for it. ``surface``: how the
+    text has it.
     """
 
     text: IntArray
     key: IntArray
     required: BoolArray
+    fact: BoolArray
     pieces_at: IntArray
     pieces: IntArray
     surface: IntArray
@@ -215,36 +220,62 @@ class Mentions:
 
 
 @dataclass(frozen=True)
+class Runs:
+    """Runs of words: run ``i`` starts in text ``first[i]``, ends in ``last[i]``, and has the hash ``hash[i]``.
+
+    ``at``: the place of its first word among all words and marks; ``size``: its words, negative for characters.
+    """
+
+    first: IntArray
+    last: IntArray
+    hash: HashArray
+    at: IntArray
+    size: IntArray
+
+    def __len__(self) -> int:
+        return len(self.hash)
+
+    def text(self, run: int, words: Words) -> str:
+        """The words of a run, case-folded."""
+        alone = self.size[run] < 0
+        kinds = _lexicon.columns()[0]
+        spoken: list[str] = []
+        for surface in words.word_surface[int(self.at[run]) :].tolist():
+            if len(spoken) == abs(int(self.size[run])):
+                break
+            if (kinds[surface] == _CHARACTER) if alone else (kinds[surface] <= _SHORT_NUMBER):
+                spoken.append(_lexicon.surface_texts[surface].casefold())
+        return ("" if alone else " ").join(spoken)
+
+
+@dataclass(frozen=True)
 class Words:
     """The words of a list of texts. Keys are numbers that hold until the next scan.
 
-    *Known*: text ``known_text[i]`` makes key ``known_key[i]`` known (sorted by text; a pair may come twice). *Runs*: a run of
-    words with the hash ``run_hash[i]`` starts in text ``run_first[i]`` and ends in ``run_last[i]`` (see ``run_text``).
-    ``denies[t]``: text ``t`` holds a negation. ``word_*`` are all words and marks in order.
+    *Known*: text ``known_text[i]`` makes key ``known_key[i]`` known (sorted by text; a pair may come twice). ``denies[t]``:
+    text ``t`` holds a negation. ``word_*`` are all words and marks in order; ``group`` numbers texts that are read on.
     """
 
     texts: Sequence[str]
     known_text: IntArray
     known_key: IntArray
-    run_first: IntArray
-    run_last: IntArray
-    run_hash: HashArray
     denies: BoolArray
     word_text: IntArray
     word_surface: IntArray
+    group: IntArray
     pairs: tuple[IntArray, IntArray]
-    runs: _Runs
+    runs: Runs
 
     def mentions(self, asked: BoolArray | None = None) -> Mentions:
         """What the texts that ``asked`` chooses mention; all of them if None."""
         return _mentions(self, np.ones(len(self.texts), bool) if asked is None else asked)
 
-    def run_text(self, run: int) -> str:
-        """The words of a run, case-folded."""
-        at = int(self.runs.at[run])
-        alone = at >= self.runs.characters
-        spoken = self.word_surface[self.runs.spoken[at : at + (RUN_CJK if alone else RUN)]].tolist()
-        return ("" if alone else " ").join(_lexicon.surface_texts[s].casefold() for s in spoken)
+    def runs_for(self, asked: BoolArray, whole: BoolArray) -> Runs:
+        """The runs of all texts, and every place of a text that ``asked`` chooses and that is short, as a whole.
+
+        A short text needs two words that say something; one, if ``whole`` says that it is all that is said.
+        """
+        return _with_short(self, asked, whole)
 
 
 def key_text(key: int) -> str:
@@ -274,12 +305,10 @@ def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None) -
         texts=texts,
         known_text=known_text,
         known_key=known_key,
-        run_first=runs.first,
-        run_last=runs.last,
-        run_hash=runs.hash,
         denies=denies,
         word_text=text,
         word_surface=surface,
+        group=group,
         pairs=(pair_at, pair_key),
         runs=runs,
     )
@@ -307,10 +336,11 @@ def _mentions(words: Words, asked: BoolArray) -> Mentions:
         order = np.argsort(mention_text, kind="stable")
         mention_text, mention_key = mention_text[order], mention_key[order]
         mention_surface, required = mention_surface[order], required[order]
+    fact = required.copy()
     required[_quoted(words.texts, mention_text, mention_key)] = True
     own = np.zeros(len(mention_text), bool)
     own[_computed(words.texts, mention_text, mention_key)] = True
-    order = np.lexsort((~required, mention_key, mention_text))
+    order = np.lexsort((~required, ~fact, mention_key, mention_text))
     order = order[~own[order]]
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(mention_text[order]) != 0) | (np.diff(mention_key[order]) != 0)
@@ -322,6 +352,7 @@ def _mentions(words: Words, asked: BoolArray) -> Mentions:
         text=mention_text[chosen],
         key=mention_key[chosen],
         required=required[chosen],
+        fact=fact[chosen],
         pieces_at=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         pieces=_lexicon.pieces(chosen_surface[counts > 0]),
         surface=chosen_surface,
@@ -372,38 +403,73 @@ def _character_pairs(kind: npt.NDArray[np.int8], key: IntArray, text: IntArray) 
     return at, np.array([_lexicon.key(p) for p in pair], dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """Runs of words: first and last text, hash, and where in ``spoken`` (places of words, from
-    ``characters`` on of characters) they begin."""
-
-    first: IntArray
-    last: IntArray
-    hash: HashArray
-    at: IntArray
-    spoken: IntArray
-    characters: int
-
-
 def _runs(
     kind: npt.NDArray[np.int8], key: IntArray, flags: npt.NDArray[np.uint8], text: IntArray, group: IntArray
-) -> _Runs:
-    """The runs of words that are worth copying."""
-    words = np.flatnonzero(kind <= _SHORT_NUMBER)
+) -> Runs:
+    """The runs that are worth copying: from each word on, the shortest that says enough."""
+    words, characters = _spoken(kind)
     says = np.concatenate([[0], np.cumsum((flags[words] & _CONTENT) > 0)])
-    worth = np.flatnonzero(says[RUN:] - says[:-RUN] >= RUN_CONTENT)
-    worth = worth[group[text[words[worth]]] == group[text[words[worth + RUN - 1]]]]
-    characters = np.flatnonzero(kind == _CHARACTER)
+    found: list[Runs] = []
+    todo = np.ones(len(words), bool)
+    for size in range(RUN_FROM, RUN_TO + 1):
+        enough = np.zeros(len(words), bool)
+        if len(words) >= size:
+            enough[: len(words) - size + 1] = says[size:] - says[:-size] >= RUN_CONTENT
+        found.append(_windows(words, key, text, group, size, np.flatnonzero(enough & todo), alone=False))
+        todo &= ~enough
     together = np.flatnonzero(characters[RUN_CJK - 1 :] - characters[: -RUN_CJK + 1] == RUN_CJK - 1)
-    together = together[group[text[characters[together]]] == group[text[characters[together + RUN_CJK - 1]]]]
-    return _Runs(
-        first=np.concatenate([text[words[worth]], text[characters[together]]]),
-        last=np.concatenate([text[words[worth + RUN - 1]], text[characters[together + RUN_CJK - 1]]]),
-        hash=np.concatenate([_hashes(key[words], RUN)[worth], _hashes(key[characters], RUN_CJK)[together]]),
-        at=np.concatenate([worth, together + len(words)]),
-        spoken=np.concatenate([words, characters]),
-        characters=len(words),
+    found.append(_windows(characters, key, text, group, RUN_CJK, together, alone=True))
+    return _joined(found)
+
+
+def _with_short(words: Words, asked: BoolArray, whole: BoolArray) -> Runs:
+    kinds, keys, all_flags, _ = _lexicon.columns()
+    surface = words.word_surface
+    kind, key, flags = kinds[surface], keys[surface], all_flags[surface]
+    text = words.word_text
+    found = [words.runs]
+    for places, most, alone in zip(_spoken(kind), (SHORT, SHORT_CJK), (False, True), strict=True):
+        size = np.bincount(text[places], minlength=len(words.texts))
+        if alone:
+            size[np.unique(text[kind <= _SHORT_NUMBER])] = 0
+            enough = size >= np.where(whole, 2, 4)
+        else:
+            size[np.unique(text[kind == _CHARACTER])] = 0
+            says = np.bincount(text[places[(flags[places] & _CONTENT) > 0]], minlength=len(words.texts))
+            enough = says >= np.where(whole, 1, 2)
+        short = np.flatnonzero(asked & enough & (size > 0) & (size <= most))
+        first = np.searchsorted(text[places], short)
+        for length in np.unique(size[short]).tolist():
+            hashes = _hashes(key[places], length)
+            wanted = np.unique(hashes[first[size[short] == length]])
+            at = np.flatnonzero(np.isin(hashes, wanted))
+            if alone:
+                at = at[places[at + length - 1] - places[at] == length - 1]
+            found.append(_windows(places, key, text, words.group, length, at, alone))
+    return _joined(found)
+
+
+def _spoken(kind: npt.NDArray[np.int8]) -> tuple[IntArray, IntArray]:
+    """The places of words, and of characters of scripts without spaces."""
+    return np.flatnonzero(kind <= _SHORT_NUMBER), np.flatnonzero(kind == _CHARACTER)
+
+
+def _windows(
+    places: IntArray, key: IntArray, text: IntArray, group: IntArray, size: int, at: IntArray, alone: bool
+) -> Runs:
+    """Runs of ``size`` words (or characters) from ``places[at]`` on that lie in one group."""
+    at = at[group[text[places[at]]] == group[text[places[at + size - 1]]]]
+    return Runs(
+        first=text[places[at]],
+        last=text[places[at + size - 1]],
+        hash=_hashes(key[places], size)[at],
+        at=places[at],
+        size=np.full(len(at), -size if alone else size),
     )
+
+
+def _joined(runs: Sequence[Runs]) -> Runs:
+    return Runs(*(np.concatenate([getattr(r, field.name) for r in runs]) for field in fields(Runs)))
 
 
 def _hashes(key: IntArray, size: int) -> HashArray:

@@ -22,13 +22,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.alignment import evidence, thinking, tools_async, turns
+from pipeline.alignment import audit, evidence, information, monitor, thinking, timestamps, tools_async, turns, wait_k
 from pipeline.alignment.plan import Batch, Cut, Plan, Resources, start_plan, to_timeline
 from pipeline.conversation import Conversation
 from pipeline.text import cut
 from pipeline.timeline import Draft, QuestionOrder, Timeline, draft_of
 
-POLICIES: Mapping[str, ModuleType] = {module.NAME: module for module in (turns, thinking, evidence, tools_async)}
+POLICIES: Mapping[str, ModuleType] = {
+    module.NAME: module
+    for module in (turns, thinking, evidence, information, tools_async, wait_k, timestamps, audit, monitor)
+}
 
 #: The spec that chooses by what the conversation contains, from these, in this order.
 AUTO = "auto"
@@ -70,6 +73,11 @@ class AlignSpec:
         """Every parameter as canonical JSON, defaults included."""
         return _params_json(self)
 
+    @property
+    def ms_per_row(self) -> float | None:
+        """What a row lasts, where a policy makes rows of time (its parameters have ``clock_ms``)."""
+        return next((params.clock_ms for _, params in self.policies if hasattr(params, "clock_ms")), None)
+
 
 @functools.lru_cache(maxsize=64)
 def _params_json(spec: AlignSpec) -> str:
@@ -93,6 +101,10 @@ def parse_align_spec(text: str, question: QuestionOrder = "first") -> AlignSpec:
         if name in chosen:
             raise AlignmentError(f"alignment policy {name!r} is named twice in {text!r}")
         chosen[name] = _parse_params(name, arguments)
+    if len(chosen) > 1 and any(getattr(params, "chunk", None) == "token" for params in chosen.values()):
+        raise AlignmentError(
+            f"{text!r}: chunks that are tokens go with no other policy, since the others look at words"
+        )
     return AlignSpec(tuple((name, chosen[name]) for name in POLICIES if name in chosen), question)
 
 
@@ -132,6 +144,11 @@ class Aligned:
     silent: list[int]
     labels: dict[str, Any]
 
+    @property
+    def ms_per_row(self) -> float | None:
+        """What a row lasts, if its rows are time: a policy makes them so, and a time of the source is known."""
+        return self.spec.ms_per_row if any(span.time_ms is not None for span in self.timeline.spans) else None
+
 
 def align(
     conversation: Conversation, spec: AlignSpec, resources: Resources = NO_RESOURCES
@@ -152,12 +169,29 @@ def align_all(
     found: list[Aligned | None] = [None] * len(drafts)
     for chosen, members in groups.items():
         plans = [_plan(drafts[i], chosen, resources) for i in members]
-        batch = Batch(plans, resources)
+        batch = Batch(plans, resources, tuple(name for name, _ in chosen.policies))
         for name, params in chosen.policies:
             POLICIES[name].relax(batch, params)
         for i, plan in zip(members, plans, strict=True):
             found[i] = Aligned(to_timeline(plan), chosen, drafts[i].silent, drafts[i].labels)
     return [aligned for aligned in found if aligned is not None]
+
+
+def speaks(conversation: Conversation, spec: AlignSpec) -> bool:
+    """Whether there is output: the model says something, or a policy does (``monitor``)."""
+    return conversation.has_output() or any(
+        POLICIES[name].speaks(conversation, params)
+        for name, params in spec.policies
+        if hasattr(POLICIES[name], "speaks")
+    )
+
+
+def prepared(conversation: Conversation, spec: AlignSpec) -> Draft:
+    """The spans of a conversation, with those that the policies of ``spec`` add."""
+    draft = draft_of(conversation, spec.question)
+    for name, params in spec.policies:
+        POLICIES[name].prepare(draft, params)
+    return draft
 
 
 def choose(draft: Draft, spec: AlignSpec) -> AlignSpec:

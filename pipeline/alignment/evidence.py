@@ -144,7 +144,8 @@ def _relax_gold(batch: Batch) -> None:
     for number, plan in enumerate(batch.plans):
         for message, places in supports(plan.conversation).items():
             where = {(plan.spans[s].message, plan.spans[s].part): s for s in range(len(plan.spans))}
-            spans = sorted({where[place.message, place.part] for place in places})
+            read = {place.message for place in places}
+            spans = sorted(s for (m, _), s in where.items() if m in read and not plan.is_output(s))
             last = max(_chunk_at(plan, where[place.message, place.part], place.end) for place in places)
             stop = plan.first[spans[-1] + 1]
             base = int(batch.ground.base[number])

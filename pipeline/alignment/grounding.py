@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +45,8 @@ class Questions:
 class Ground:
     """The words of every chunk of a batch of plans, and where each of them was first read or said."""
 
-    def __init__(self, plans: Sequence[Plan], *, every: bool = False) -> None:
-        self.plans, self._every = plans, every
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.plans = plans
         sizes = [len(plan.chunk_end) for plan in plans]
         #: The first chunk of each plan.
         self.base = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -55,20 +54,21 @@ class Ground:
         spans = [span for p in plans for span in p.spans]
         self._span = np.repeat(np.arange(len(spans)), per_span)
         self._is_call = np.repeat(np.array([span.kind == "tool_call" for span in spans], dtype=bool), per_span)
+        #: Chunks that are all of their span.
+        self._is_whole = np.repeat(np.array(per_span, dtype=np.int64) == 1, per_span)
         self._plan_of = np.repeat(np.arange(len(plans)), sizes)
+        self._scanned: set[int] = set()
+        self._words: Words | None = None
 
-    @cached_property
-    def _words(self) -> Words:
-        """The words of every plan that a question could be about: those in which a span is cut, or that call tools.
-
-        Of all with ``every``.
-        """
-        texts: list[str] = []
-        for plan in self.plans:
-            cut = self._every or len(plan.chunk_end) > len(plan.spans)
-            asked = cut or any(span.kind == "tool_call" for span in plan.spans)
-            texts.extend(_chunk_texts(plan) if asked else [""] * len(plan.chunk_end))
-        return scan(texts, self._span)
+    def _words_of(self, plans: set[int]) -> Words:
+        """The words of at least these plans; of the others, if nobody has asked about them, there are none."""
+        if self._words is None or not plans <= self._scanned:
+            self._scanned |= plans
+            texts: list[str] = []
+            for number, plan in enumerate(self.plans):
+                texts.extend(_chunk_texts(plan) if number in self._scanned else [""] * len(plan.chunk_end))
+            self._words = scan(texts, self._span)
+        return self._words
 
     def needed(self, questions: Questions, min_coverage: float, *, fresh: bool = True) -> list[int]:
         """Per question, the last chunk that must have ended before it may be said; -1: it waits for everything.
@@ -120,7 +120,8 @@ class Ground:
         is_reading = np.zeros(len(self._plan_of), bool)
         for first, stop in questions.reading:
             is_reading[first:stop] = True
-        return _Answers(self._words, questions, self.base[self._plan_of], is_reading, self._is_call)
+        words = self._words_of(set(self._plan_of[np.array(questions.chunk)].tolist()))
+        return _Answers(words, questions, self.base[self._plan_of], is_reading, self._is_call, self._is_whole)
 
 
 class _Answers:
@@ -132,7 +133,13 @@ class _Answers:
     """
 
     def __init__(
-        self, words: Words, questions: Questions, base: IntArray, is_reading: BoolArray, is_call: BoolArray
+        self,
+        words: Words,
+        questions: Questions,
+        base: IntArray,
+        is_reading: BoolArray,
+        is_call: BoolArray,
+        whole: BoolArray,
     ) -> None:
         self.words, self.is_reading = words, is_reading
         self._is_call = is_call
@@ -144,21 +151,26 @@ class _Answers:
         asked = np.zeros(len(is_reading), bool)
         asked[self._chunk] = True
         self._mentions = words.mentions(asked)
+        facts = words.mentions(is_reading)
+        names = _Places(facts.key[facts.fact], facts.text[facts.fact])
         self._known = _Places(words.known_key, words.known_text)
         self.asked, mention = _joined(self._mentions.text, self._chunk)
         self.required = self._mentions.required[mention]
         self.key = self._mentions.key[mention]
+        named = names.next(self.key, self._first[self.asked])
+        self.required |= (named >= 0) & (named < self._stop[self.asked])
         self.covered, self.place = self._find(self.asked, self.key)
         self._pieces(mention)
-        inside = (words.run_first == words.run_last) & asked[words.run_last]
-        self.run_asked, run = _joined(words.run_last, self._chunk, inside)
+        runs = words.runs_for(asked, whole)
+        inside = (runs.first == runs.last) & asked[runs.last]
+        self.run_asked, run = _joined(runs.last, self._chunk, inside)
         # The places of runs whose hash nobody asks for are not wanted.
-        hashes = _short(words.run_hash)
+        hashes = _short(runs.hash)
         copied = np.isin(hashes, np.unique(hashes[run])) if len(run) else np.zeros(len(hashes), bool)
-        runs = _Places(hashes[copied], words.run_last[copied])
+        places = _Places(hashes[copied], runs.last[copied])
         first, stop = self._first[self.run_asked], self._stop[self.run_asked]
-        at = runs.next(hashes[run], first)
-        taken = (at >= 0) & (at < stop) & (runs.next(hashes[run], self._base[self.run_asked]) >= first)
+        at = places.next(hashes[run], first)
+        taken = (at >= 0) & (at < stop) & (places.next(hashes[run], self._base[self.run_asked]) >= first)
         taken[taken] &= is_reading[at[taken]]
         self.run_asked, self.run_place = self.run_asked[taken], at[taken]
 
@@ -193,7 +205,7 @@ class _Answers:
         self.covered[whole] = ~missing[whole]
         last = np.full(len(self.asked), -1)
         np.maximum.at(last, owner, place)
-        self.place[whole] = np.where(missing[whole], -1, last[whole])
+        self.place[whole] = last[whole]
 
     def most_alike(self, count: int) -> tuple[BoolArray, IntArray]:
         """Per question, the piece of its reading that shares most of its words, the last of equals; whether there is one."""
@@ -266,6 +278,8 @@ def _chunk_texts(plan: Plan) -> list[str]:
         low = 0
         for chunk in range(plan.first[s], plan.first[s + 1]):
             text = span.text[low : plan.chunk_end[chunk]]
+            if span.source_kind in ("audit", "monitor"):
+                text = ""  # Nothing rests on what an auditor says of it.
             texts.append(_said(text) if span.kind == "tool_call" else text)
             low = plan.chunk_end[chunk]
     return texts

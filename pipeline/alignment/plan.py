@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,15 +21,16 @@ from pipeline.timeline import Draft, Span, Stream, Timeline
 
 if TYPE_CHECKING:
     from pipeline.alignment.grounding import Ground
+    from pipeline.scoring.prefixes import PrefixQuery, PrefixScores
 
 #: Into what a span is cut: a unit, or end offsets in characters (the end of the text may be left out).
 Cut = ChunkUnit | Literal["token"] | tuple[int, ...]
 
 
 class Scores(Protocol):
-    """What the ``information`` policy asks of a scorer; see ``information``."""
+    """What the ``information`` policy asks of a scorer: the scores of queries, None where one exceeds its window."""
 
-    def first_prefixes(self, plans: Sequence[Plan], epsilon: float) -> Mapping[tuple[int, int], int]: ...
+    def __call__(self, queries: Sequence[PrefixQuery]) -> Sequence[PrefixScores | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Plan:
 
     ``first[s]`` is the first chunk of span ``s`` (``first[-1]`` the number of chunks); ``requires[c]`` is a bit mask over
     chunks: bit ``d`` set means that ``c`` may not start before ``d`` has ended. ``delay[c]``: rows between the end of all
-    that ``c`` waits for and its start. ``kept``: chunks that are not merged with the one before them.
+    that ``c`` waits for and its start. ``kept``: chunks that are not merged with the one before them. ``labels``: those
+    of the draft, for what a policy has to say of its waits.
     """
 
     conversation: Conversation
@@ -60,6 +62,7 @@ class Plan:
     requires: list[int]
     delay: dict[int, int] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
+    labels: dict[str, Any] = field(default_factory=dict)
 
     def chunks(self, span: int) -> range:
         """The chunk indices of a span."""
@@ -94,10 +97,11 @@ class Plan:
 
 @dataclass
 class Batch:
-    """Plans that are aligned together, so that their words are looked at together."""
+    """Plans that are aligned together under ``policies``, so that their words are looked at together."""
 
     plans: list[Plan]
     resources: Resources
+    policies: tuple[str, ...] = ()
 
     @cached_property
     def ground(self) -> Ground:
@@ -117,7 +121,7 @@ def start_plan(
         requires.extend([(1 << first[-1]) - 1] * len(span_ends))
         ends.extend(span_ends)
         first.append(len(ends))
-    return Plan(draft.conversation, streams, spans, first, ends, requires)
+    return Plan(draft.conversation, streams, spans, first, ends, requires, labels=draft.labels)
 
 
 def to_timeline(plan: Plan) -> Timeline:

@@ -7,7 +7,8 @@ What comes after the results waits for them, as its author did.
 *Early calls*: a call that only reads, and that follows other such calls in the same turn, leaves as soon as its arguments and
 the decision to make it were knowable: no argument may stand only in a result that it then does not wait for, and (``early:
 same``) only calls of the same tool are overtaken, since going through a list is decided once, while another tool is chosen by
-what the last one said. Nothing overtakes a call that may change something, a result that is an error, or the user.
+what the last one said. Nothing overtakes a call that may change something or computes, a result that is empty or an error,
+or the user.
 
 *Latency*: results come so many rows after their call: drawn once per call from a lognormal distribution (``latency``:
 ``tool:median:sigma`` in rows, joined by ``;``, ``*`` for all others), or as long as it took in the log (``latency=log``,
@@ -18,9 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Annotated, Literal
@@ -28,22 +27,13 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.alignment.calls import give_slots, reading_runs
 from pipeline.alignment.grounding import Questions
 from pipeline.alignment.plan import Batch, Cut, Plan
 from pipeline.timeline import Draft, Span, Stream
 
 NAME = "tools_async"
 CLAIM = "results arrive while others speak; a call that only reads leaves once its arguments are known"
-
-#: Names of tools that only read begin with one of these words, unless one of the others is in them.
-_READ_WORDS = """
-get list search find read lookup query fetch check calculate compute count show view describe retrieve browse visit open
-grep glob ls cat web weather convert
-"""
-_READS = frozenset(_READ_WORDS.split())
-_WRITE_WORDS = "update delete remove create send cancel write edit modify reset execute submit insert replace"
-_WRITES = frozenset(_WRITE_WORDS.split())
-_NAME_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +71,6 @@ def latencies(text: str) -> Mapping[str, tuple[float, float]]:
     return found
 
 
-def only_reads(name: str, params: Params) -> bool:
-    """Whether a call of this tool changes nothing, by ``reads`` or by the words of its name."""
-    if params.reads:
-        return params.reads == "*" or name in params.reads.split(";")
-    return _reads_by_name(name)
-
-
-@lru_cache(maxsize=4096)
-def _reads_by_name(name: str) -> bool:
-    words = [w.lower() for w in _NAME_WORDS.findall(name)]
-    return bool(words) and words[0] in _READS and not any(word in _WRITES for word in words)
-
-
 def why(draft: Draft) -> str:
     """Calls that are answered."""
     calls = sum(span.kind == "tool_call" for _, _, span in draft.items)
@@ -103,44 +80,6 @@ def why(draft: Draft) -> str:
 
 def prepare(draft: Draft, params: Params) -> None:
     """Nothing is added."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One message with reading calls: its number among the messages, its calls (ordinals), and the tools' names."""
-
-    message: int
-    calls: tuple[int, ...]
-    names: frozenset[str]
-
-
-def _runs(plan: Plan, params: Params) -> list[list[_Step]]:
-    """Steps of reading calls that follow one another with nothing but their results, without errors, in between."""
-    failed: set[int | None] = set()
-    answered: set[int | None] = set()
-    by_message: dict[int | None, list[Span]] = {}
-    for span in plan.spans:
-        by_message.setdefault(span.message, []).append(span)
-        if span.kind == "tool_result" and span.message is not None and span.part is not None:
-            answered.add(span.call)
-            if plan.conversation.messages[span.message].parts[span.part].error:
-                failed.add(span.call)
-    runs: list[list[_Step]] = [[]]
-    for message, said in by_message.items():
-        calls = [s for s in said if s.kind == "tool_call" and s.call is not None]
-        if calls and message is not None:
-            names = frozenset(s.text.partition("\n")[0] for s in calls)
-            numbers = tuple(s.call for s in calls if s.call is not None)
-            if all(only_reads(n, params) for n in names) and all(c in answered for c in numbers):
-                if runs[-1] and params.early == "same" and runs[-1][-1].names != names:
-                    runs.append([])
-                runs[-1].append(_Step(message, numbers, names))
-                if any(c in failed for c in numbers):
-                    runs.append([])
-                continue
-        if any(s.kind not in ("header", "tool_result") for s in said):
-            runs.append([])
-    return [run for run in runs if run]
 
 
 def cuts(draft: Draft, streams: tuple[Stream, ...], spans: tuple[Span, ...], params: Params) -> Mapping[int, Cut]:
@@ -153,8 +92,12 @@ def relax(batch: Batch, params: Params) -> None:
     for plan in batch.plans:
         if any(span.kind == "tool_call" for span in plan.spans):
             _relax_plan(plan, params)
-    if params.early != "off":
+    # Where a model has measured what calls need to know, names and arguments have no say.
+    if params.early != "off" and "information" not in batch.policies:
         _leave_early(batch, params)
+    for plan in batch.plans:
+        if any(len(run) > 1 for run in reading_runs(plan, params.reads, same_tool=False)):
+            give_slots(plan)
 
 
 def _relax_plan(plan: Plan, params: Params) -> None:
@@ -197,7 +140,7 @@ def _leave_early(batch: Batch, params: Params) -> None:
     questions = Questions()
     asked: list[tuple[Plan, int, int, int]] = []
     for number, plan in enumerate(batch.plans):
-        runs = [run for run in _runs(plan, params) if len(run) > 1]
+        runs = [run for run in reading_runs(plan, params.reads, params.early == "same") if len(run) > 1]
         if not runs:
             continue
         base = int(batch.ground.base[number])
@@ -218,39 +161,7 @@ def _leave_early(batch: Batch, params: Params) -> None:
                     asked.append((plan, chunk, start, base))
     if not asked:
         return
-    moved: dict[int, Plan] = {}
     for (plan, chunk, start, base), needed in zip(asked, batch.ground.needed(questions, 1.0, fresh=False), strict=True):
         if needed >= 0:
             late = max(needed - base + 1, start)
             plan.requires[chunk] &= ~((1 << chunk) - (1 << late))
-            moved[id(plan)] = plan
-    for plan in moved.values():
-        _give_slots(plan)
-
-
-def _give_slots(plan: Plan) -> None:
-    """Answered calls get the lowest slot whose last result they wait for: as many slots as calls are in flight at once."""
-    results: dict[int, list[int]] = {}
-    for span, told in enumerate(plan.spans):
-        if told.kind in ("header", "tool_result") and told.call is not None:
-            results.setdefault(told.call, []).append(span)
-    busy: list[int] = []
-    slot_of: dict[int, int] = {}
-    for span, told in enumerate(plan.spans):
-        if told.kind == "tool_call" and told.call in results:
-            waits = plan.requires[plan.first[span]]
-            slot = next((s for s, until in enumerate(busy) if not until & ~waits), len(busy))
-            busy[slot : slot + 1] = [plan.mask(results[told.call])]
-            slot_of[told.call] = slot
-    others = [stream for stream in plan.streams if stream.role != "tool"]
-    plan.streams = (*others, *(Stream(f"tool/{slot}", "tool", slot, "input") for slot in range(max(len(busy), 1))))
-    names = {stream.name: column for column, stream in enumerate(plan.streams)}
-    old = {column: stream.name for column, stream in enumerate((*others, *plan.streams[len(others) :]))}
-    plan.spans = tuple(
-        replace(span, stream=names[f"tool/{slot_of[span.call]}"])
-        if span.call in slot_of and span.kind in ("header", "tool_result")
-        else replace(span, stream=names[old[span.stream]])
-        if span.stream in old
-        else span
-        for span in plan.spans
-    )

@@ -203,6 +203,57 @@ def mask_mod(
     return visible
 
 
+def tree_labels(parent: Int32Array, fork: Int32Array, length: Int32Array) -> tuple[Int32Array, Int32Array]:
+    """Preorder numbers of a forest's tokens, and the end of each token's subtree: int32[S] each, runs one after another.
+
+    Run ``i`` of ``length[i]`` tokens follows the first ``fork[i]`` tokens of run ``parent[i]`` < i (−1: nothing, a root).
+    What forks off before a token comes before it, so that all tokens of a run have subtrees that end together.
+    """
+    runs = len(length)
+    size = length.astype(np.int64)
+    for run in range(runs - 1, -1, -1):
+        if parent[run] >= 0:
+            size[parent[run]] += size[run]
+    first = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+    children: list[list[int]] = [[] for _ in range(runs + 1)]
+    for run in range(runs):
+        children[parent[run]].append(run)  # the roots are those of the last list, number -1
+    base = np.zeros(runs, np.int64)
+    order, until = np.empty(first[-1], np.int64), np.empty(first[-1], np.int64)
+    next_root = 0
+    for run in children[-1]:
+        base[run], next_root = next_root, next_root + int(size[run])
+    for run in range(runs):
+        forked_before = np.zeros(length[run] + 1, np.int64)
+        before = 0
+        for child in sorted(children[run], key=lambda child: int(fork[child])):
+            base[child] = base[run] + fork[child] + before
+            forked_before[fork[child]] += size[child]
+            before += int(size[child])
+        tokens = slice(first[run], first[run + 1])
+        order[tokens] = base[run] + np.arange(length[run]) + np.cumsum(forked_before)[:-1]
+        until[tokens] = base[run] + size[run]
+    return order.astype(np.int32), until.astype(np.int32)
+
+
+def dense_tree_mask(query_order: Int32Array, key_order: Int32Array, key_until: Int32Array) -> BoolArray:
+    """Boolean attention mask [Q, K] of a forest, True where the query sees the key; labels as of ``tree_labels``."""
+    query = query_order[:, None]
+    allowed: BoolArray = (key_order[None, :] <= query) & (query < key_until[None, :])
+    return allowed
+
+
+def tree_mask_mod(
+    query_order: torch.Tensor, key_order: torch.Tensor, key_until: torch.Tensor
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """``dense_tree_mask`` as a ``mask_mod`` for FlexAttention; tensors [Q], [K], [K] on its device."""
+
+    def visible(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key_order[key] <= query_order[query]) & (query_order[query] < key_until[key])
+
+    return visible
+
+
 def _piece_starts(spoken: int, silent: int, max_cells: int | None, record: str) -> list[int]:
     if max_cells is None or spoken + silent <= max_cells:
         return [0]

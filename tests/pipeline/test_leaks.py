@@ -68,7 +68,7 @@ QUESTION = "The order number is 7731, shipped to Lisbon."
         (
             "the quick brown fox jumps over lazy dogs",
             "he sees the quick brown fox jumps over it",
-            "quick brown fox jumps over",
+            "the quick brown fox",
         ),
         ("明天下午三點在台北車站南門見面吧", "好，明天下午三點在台北車站南門", "明天下午三點在台"),
         ("El envío sale el 2024-05-20.", "Sale el 2024-05-20.", "2024-05-20"),

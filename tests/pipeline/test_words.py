@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.alignment.grounding import Ground, Questions
 from pipeline.alignment.plan import Plan, start_plan
 from pipeline.timeline import draft_of
-from pipeline.words import RUN, Words, key_of, key_text, number_key, pieces_of, scan
+from pipeline.words import RUN_CONTENT, Words, key_of, key_text, number_key, pieces_of, scan
 
 
 def known(words: Words, text: int) -> set[str]:
@@ -24,7 +24,8 @@ def mentioned(words: Words, text: int, required: bool = False) -> set[str]:
 
 
 def runs(words: Words, text: int) -> set[str]:
-    return {words.run_text(i) for i in np.flatnonzero((words.run_first == text) & (words.run_last == text)).tolist()}
+    found = words.runs
+    return {found.text(i, words) for i in np.flatnonzero((found.first == text) & (found.last == text)).tolist()}
 
 
 @pytest.mark.parametrize(
@@ -139,16 +140,17 @@ def test_negations_are_seen(text: str, denied: bool) -> None:
 
 def test_runs_need_words_of_content_and_may_cross_from_one_text_of_a_group_to_the_next() -> None:
     words = scan(["the quick brown fox jumps", "it is what it is to me", "我們明天下午三點在台北見"])
-    assert (runs(words, 0), runs(words, 1)) == ({"the quick brown fox jumps"}, set())
+    assert (runs(words, 0), runs(words, 1)) == ({"the quick brown fox", "quick brown fox jumps"}, set())
     assert "明天下午三點在台" in runs(words, 2)
     split = ["the quick brown", "fox jumps over"]
     crossing = scan(split, groups=[0, 0])
-    assert {crossing.run_text(i) for i in range(len(crossing.run_hash))} == {
-        "the quick brown fox jumps",
-        "quick brown fox jumps over",
-    }
-    assert (crossing.run_first.tolist(), crossing.run_last.tolist()) == ([0, 0], [1, 1])
-    assert not len(scan(split).run_hash)
+    assert [crossing.runs.text(i, crossing) for i in range(len(crossing.runs))] == [
+        "the quick brown fox",
+        "quick brown fox jumps",
+        "brown fox jumps over",
+    ]
+    assert (crossing.runs.first.tolist(), crossing.runs.last.tolist()) == ([0, 0, 0], [1, 1, 1])
+    assert not len(scan(split).runs)
 
 
 # grounding
@@ -168,6 +170,8 @@ def needed_by_definition(text: str, reading: list[str], before: str, min_coverag
     words = scan([before, *reading, text], groups=[0, *([1] * len(reading)), 2])
     last = len(reading) + 1
     keys, required = mentioned(words, last), mentioned(words, last, required=True)
+    every = words.mentions()
+    required |= keys & {key_text(k) for k in every.key[every.fact & (every.text > 0) & (every.text < last)].tolist()}
     said = words.mentions()
     pieces = {
         key_text(int(k)): [key_text(p) for p in said.pieces[a:b].tolist()]
@@ -198,12 +202,10 @@ def needed_by_definition(text: str, reading: list[str], before: str, min_coverag
     needed = max(needed, max(i for i, count in enumerate(alike, 1) if count == max(alike)))
     if words.denies[last] and not words.denies[1 : needed + 1].any():
         return -1
-    for run in runs(words, last):
-        places = [
-            int(words.run_last[i])
-            for i in range(len(words.run_hash))
-            if words.run_text(i) == run and words.run_last[i] < last
-        ]
+    asked = np.arange(len(words.texts)) == last
+    every = words.runs_for(asked, asked)
+    for own in np.flatnonzero((every.first == last) & (every.last == last)).tolist():
+        places = every.last[(every.hash == every.hash[own]) & (every.last < last)].tolist()
         if places and min(places) > 0:
             needed = max(needed, min(places))
     return needed - 1
@@ -247,5 +249,30 @@ def test_what_may_be_said_mentions_nothing_that_is_still_to_be_read(text: str, r
     assert not {key for key in mentioned(words, 0, required=True) - heard if not pieces_of(key)} & unread
 
 
-def test_a_run_is_as_long_as_documented() -> None:
-    assert RUN == 5
+def test_a_run_is_the_shortest_that_says_enough() -> None:
+    assert runs(scan(["father of the founder of psychoanalysis"]), 0) == {"father of the founder of psychoanalysis"}
+    assert runs(scan(["father of the founder of the psychoanalysis"]), 0) == set()
+    assert RUN_CONTENT == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "whole", "found"),
+    [
+        ("trade unions", False, {"trade unions"}),
+        ("Rex is a wumpus.", False, {"rex is a wumpus"}),
+        ("oxygen", True, {"oxygen"}),
+        ("oxygen", False, set()),
+        ("It is so.", True, set()),
+        ("台北車站", False, {"台北車站"}),
+        ("台北", True, {"台北"}),
+        ("台北", False, set()),
+    ],
+)
+def test_a_short_text_is_a_run_as_a_whole(said: str, whole: bool, found: set[str]) -> None:
+    words = scan([f"We know that {said} and more of it", said])
+    asked = np.array([False, True])
+    every = words.runs_for(asked, asked & whole)
+    own = {int(h) for h, last in zip(every.hash, every.last, strict=True) if last == 1}
+    assert {
+        every.text(i, words) for i in range(len(every)) if every.last[i] == 0 and int(every.hash[i]) in own
+    } == found
