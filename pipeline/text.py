@@ -21,6 +21,8 @@ ChunkUnit = Literal["sentence", "paragraph"]
 
 #: A sentence longer than this is cut at its clauses too (JSON text has no sentences).
 LONG_SENTENCE = 160
+#: Clauses shorter than this are cut together with the next.
+CLAUSE = 40
 
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 _CLAUSE = re.compile(r"[,;:](?=\s)|[，；：、]|\}(?=,)")
@@ -68,7 +70,11 @@ def _sentence_ends(text: str) -> list[int]:
     clauses: list[int] = []
     for end in (*ends, size):
         if end - start > LONG_SENTENCE:
-            clauses.extend(match.end() for match in _CLAUSE.finditer(text, start, end) if match.end() < size)
+            last = start
+            for match in _CLAUSE.finditer(text, start, end):
+                if match.end() - last >= CLAUSE and match.end() < size:
+                    last = match.end()
+                    clauses.append(last)
         start = end
     if clauses:
         ends = sorted({*ends, *clauses})
