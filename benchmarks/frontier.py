@@ -46,7 +46,8 @@ DEFAULT = (
 )  # fmt: skip
 EPSILONS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 COVERAGES = (1.0, 0.8, 0.6, 0.4)
-MEASURES = ("time_to_first_output", "response_latency", "rows_to_end", "decode_steps")
+#: The specs whose records' gain is measured too (a forward pass per event that overlaps).
+GAINED = ("evidence:over=all,min_coverage=0.8", "evidence:over=all,min_coverage=0.4", "epsilon=0.02,", "epsilon=0.1,")
 WINDOW = 8192
 
 
@@ -194,7 +195,7 @@ def measure(name: str, args: argparse.Namespace, scorer: Scorer, store: ScoreSto
             "queries_over_window": sum(told.get("over_window", 0) for told in labels),
             "queries": sum(told.get("scored", 0) + told.get("over_window", 0) for told in labels),
         }
-        if args.gains and (spec == "turns" or spec.endswith(("tools_async",))):
+        if args.gains and (spec == "turns" or any(mark in spec for mark in GAINED)):
             row |= gain_of(scorer, table, store)
         rows.append(row | {"seconds": round(time.perf_counter() - started, 1)})
         print(json.dumps(rows[-1]), flush=True)

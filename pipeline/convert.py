@@ -8,9 +8,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -32,6 +32,9 @@ from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
 from pipeline.text import cut_tokens
 from pipeline.timeline import Timeline
 from pipeline.tokenization import Encoded, TextTokenizer, load_tokenizer, token_ends
+
+if TYPE_CHECKING:
+    from pipeline.scoring import PrefixQuery, PrefixScores, Scorer
 
 #: Source units that are converted at a time: so many, or fewer that together hold so many bytes (one may hold more).
 BATCH_UNITS, BATCH_BYTES = 256, 1 << 20
@@ -118,7 +121,9 @@ class Converter:
         self.baseline: AlignSpec = parse_align_spec("turns", config.question)  # type: ignore[arg-type]
         self.tokenizer: TextTokenizer = load_tokenizer(config.tokenizer)
         self.clock = Clock(self.tokenizer, config.lag)
-        self.resources = Resources(token_ends=partial(token_ends, self.tokenizer))
+        self.resources = Resources(token_ends=partial(token_ends, self.tokenizer), scores=self._scores)
+        #: Where the scores of the ``information`` policy are kept; nowhere if None.
+        self.scores_folder: Path | None = None
         self._excluded = frozenset(config.exclude_ids)
 
     def convert(self, units: Sequence[Mapping[str, Any]]) -> Batch:
@@ -224,6 +229,21 @@ class Converter:
             document or _document_of(item.conversation, next(aligned), item.ordinal)
             for item, document in zip(items, whole, strict=True)
         ]
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        from pipeline.scoring import Scorer
+
+        params = dict(self.policy.policies)["information"]
+        return Scorer(params.scorer, cue=params.cue)
+
+    def _scores(self, queries: Sequence[PrefixQuery]) -> Sequence[PrefixScores | None]:
+        """What the ``information`` policy asks for; nothing is scored twice that the folder of scores holds."""
+        from pipeline.scoring import ScoreStore, score_all, score_prefixes
+
+        if self.scores_folder is None:
+            return score_prefixes(self._scorer, queries)
+        return score_all(self._scorer, queries, ScoreStore(self.scores_folder))
 
     def _fit(
         self,
@@ -599,6 +619,7 @@ def convert_shard(units: Path, number: int, directory: Path, converter: Converte
     from pipeline.shards import TableWriter
 
     counts = ShardCounts()
+    converter.scores_folder = directory.parent / "scores"
     tokens_name = f"tokens-{converter.tokenizer.name}"
     metadata = token_grid_metadata(converter.clock)
     schemas = {

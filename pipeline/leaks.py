@@ -130,13 +130,12 @@ def _too_early(
     c: EventColumns, suspects: IntArray, is_source: BoolArray, ready: IntArray, order_key: IntArray
 ) -> dict[int, list[tuple[str, int]]]:
     """Per suspect, what it says that stands in a source it had not read, and in nothing that it had; and that source."""
-    chosen = np.flatnonzero(np.isin(c.record, c.record[suspects]))
+    chosen = _by_part(c, np.flatnonzero(np.isin(c.record, c.record[suspects])))
     local = np.full(len(c.record), -1)
     local[chosen] = np.arange(len(chosen))
     asked = np.zeros(len(chosen), bool)
     asked[local[suspects]] = True
-    part = np.lexsort((c.part[chosen], c.message[chosen], c.stream[chosen], c.record[chosen]))
-    words = scan(c.text.take(pa.array(chosen)).to_pylist(), _numbered(c, chosen, part))
+    words = scan(c.text.take(pa.array(chosen)).to_pylist(), _numbered(c, chosen))
     said = words.mentions(asked)
     every = words.mentions()
     evidence: dict[int, list[tuple[str, int]]] = {}
@@ -189,14 +188,20 @@ def _named(c: EventColumns, chosen: IntArray, every: Mentions, said: Mentions, i
     return np.isin(c.record[chosen[said.text]] * width + said.key, facts)
 
 
-def _numbered(c: EventColumns, chosen: IntArray, order: IntArray) -> IntArray:
+def _by_part(c: EventColumns, chosen: IntArray) -> IntArray:
+    """The events in an order in which those of one part follow one another."""
+    ordered: IntArray = chosen[
+        np.lexsort((chosen, c.part[chosen], c.message[chosen], c.stream[chosen], c.record[chosen]))
+    ]
+    return ordered
+
+
+def _numbered(c: EventColumns, chosen: IntArray) -> IntArray:
     """One number for the events of one part, so that a run of words may cross from one to the next."""
     changes = np.zeros(len(chosen), bool)
     for column in (c.record, c.stream, c.message, c.part):
-        changes[1:] |= np.diff(column[chosen][order]) != 0
-    numbers = np.empty(len(chosen), dtype=np.int64)
-    numbers[order] = np.cumsum(changes)
-    return numbers
+        changes[1:] |= np.diff(column[chosen]) != 0
+    return np.cumsum(changes)
 
 
 class _Occurrences:

@@ -322,10 +322,7 @@ def forget() -> None:
 def _mentions(words: Words, asked: BoolArray) -> Mentions:
     text, surface = words.word_text, words.word_surface
     kinds, keys, all_flags, piece_counts = _lexicon.columns()
-    # The mark before a text's first word is none, so whole texts can be taken out.
-    taken = np.flatnonzero(asked[text])
-    at, required = _mentioned(kinds[surface[taken]], all_flags[surface[taken]], text[taken])
-    at = taken[at]
+    at, required = _mentioned(kinds[surface], all_flags[surface], words.group[text], asked[text])
     pair_at, pair_key = words.pairs
     pair = asked[text[pair_at]]
     mention_text = np.concatenate([text[at], text[pair_at[pair]]])
@@ -359,19 +356,23 @@ def _mentions(words: Words, asked: BoolArray) -> Mentions:
     )
 
 
-def _mentioned(kind: npt.NDArray[np.int8], flags: npt.NDArray[np.uint8], text: IntArray) -> tuple[IntArray, BoolArray]:
-    """The places of content words, and which of them are numbers, names or identifiers.
+def _mentioned(
+    kind: npt.NDArray[np.int8], flags: npt.NDArray[np.uint8], group: IntArray, asked: BoolArray
+) -> tuple[IntArray, BoolArray]:
+    """The places of content words among those asked for, and which of them are numbers, names or identifiers.
 
     Numbers that only count the items of a list are no mentions; a capital that begins a sentence makes no name.
     """
     previous = np.append(_STARTS, kind[:-1])[: len(kind)]
-    previous[np.flatnonzero(np.diff(text, prepend=-1))] = _STARTS
-    opens = (previous == _STARTS) | (previous == _BULLET)
-    follows = np.append(kind[1:], _OTHER)[: len(kind)]
-    counts_items = (kind == _SHORT_NUMBER) & opens & ((follows == _DOT) | (follows == _CLOSE))
-    at = np.flatnonzero((kind <= _SHORT_NUMBER) & ((flags & _CONTENT) > 0) & ~counts_items)
-    is_name = ((flags & _CAPITAL) > 0) & ~opens & (previous != _DOT)
-    return at, (((flags & _REQUIRED) > 0) | is_name)[at]
+    previous[np.flatnonzero(np.diff(group, prepend=-1))] = _STARTS
+    at = np.flatnonzero((kind <= _SHORT_NUMBER) & ((flags & _CONTENT) > 0) & asked)
+    before = previous[at]
+    opens = (before == _STARTS) | (before == _BULLET)
+    follows = kind[np.minimum(at + 1, len(kind) - 1)]
+    counts_items = (kind[at] == _SHORT_NUMBER) & opens & ((follows == _DOT) | (follows == _CLOSE))
+    is_name = ((flags[at] & _CAPITAL) > 0) & ~opens & (before != _DOT)
+    required = ((flags[at] & _REQUIRED) > 0) | is_name
+    return at[~counts_items], required[~counts_items]
 
 
 def _cut(texts: Sequence[str]) -> tuple[IntArray, IntArray]:

@@ -286,7 +286,7 @@ def _chunk_texts(plan: Plan) -> list[str]:
 
 
 def _said(call: str) -> str:
-    """What a call says that its author had to know: the values of its arguments."""
+    """What a call says that its author had to know: the values of its arguments, texts in quotation marks."""
     arguments = call.partition("\n")[2]
     try:
         value = json.loads(arguments)
@@ -300,4 +300,6 @@ def _values(value: object) -> list[str]:
         return [text for item in value.values() for text in _values(item)]
     if isinstance(value, list):
         return [text for item in value for text in _values(item)]
+    if isinstance(value, str):
+        return [f'"{value}"']
     return [] if value is None or isinstance(value, bool) else [str(value)]

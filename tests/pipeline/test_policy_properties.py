@@ -23,7 +23,8 @@ from conversation_cases import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.alignment import POLICIES, Resources, align_all, parse_align_spec
+from pipeline.alignment import POLICIES, align_all, parse_align_spec
+from pipeline.alignment.plan import Resources
 from pipeline.checks import record_violations, token_violations
 from pipeline.conversation import Conversation, Message
 from pipeline.leaks import lexical

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from pipeline.alignment import Resources, align_all, parse_align_spec
+from pipeline.alignment import align_all, parse_align_spec
+from pipeline.alignment.plan import Resources
 from pipeline.checks import record_violations, token_violations
 from pipeline.conversation import Conversation, RecordError
 from pipeline.convert import ConvertConfig, Converter

@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import converters
-from pipeline.alignment import AlignmentError, Resources, align_all, parse_align_spec, timestamps
+from pipeline.alignment import AlignmentError, align_all, parse_align_spec, timestamps
+from pipeline.alignment.plan import Resources
 from pipeline.checks import record_violations
 from pipeline.conversation import Conversation, Part
 from pipeline.convert import ConvertConfig, Converter

@@ -10,7 +10,8 @@ from conversation_cases import QUICK, call, conversations, events_on, message, r
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.alignment import AlignmentError, Resources, align_all, choose, parse_align_spec
+from pipeline.alignment import AlignmentError, align_all, choose, parse_align_spec
+from pipeline.alignment.plan import Resources
 from pipeline.checks import record_violations
 from pipeline.conversation import Conversation, Part
 from pipeline.leaks import lexical

@@ -1,0 +1,220 @@
+"""Speed of scoring all prefixes of an input in one masked pass, against one forward pass per prefix.
+
+    .venv/bin/python benchmarks/information.py [--corpora NAME…] [--queries N] [--sample TOKENS] [--save FILE]
+
+The queries are those of the informational look: what a message says, after every sentence of what was read since the
+last one (at most 16 prefixes, spread). Ours scores all of them. Separate passes, which nothing ties together, run over a
+sample of the same sequences, evenly drawn, and are counted up to all of them by their tokens per second; both as
+transformers has them (``stock``), and with the matrix products that ours uses (``same_products``). The three take turns
+in rounds, so that a busy machine slows all of them.
+
+``bound``: tokens that separate passes forward / tokens that ours forwards: what sharing could bring at most. ``achieved``:
+the ratio of their times. ``bound_with_head``: the bound where the product with the vocabulary, which is the same for both,
+is counted too. Also: the largest difference of a token's log p, and what a bisection saves and finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import corpus
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+
+from pipeline.conversation import Conversation
+from pipeline.packaged import model_dir
+from pipeline.scoring import PrefixQuery, PrefixScores, Scorer, Segment
+from pipeline.scoring.forward import LOGIT_TOKENS, use_onednn
+from pipeline.scoring.prefixes import Compiled, compile_queries, score_compiled
+from pipeline.scoring.scorer import Branch, Counters
+from pipeline.text import cut
+from pipeline.timeline import spans_of
+
+CORPORA = ("rc-pubmedqa", "openai-tau-bench-airline", "think-skythought-math")
+EPSILONS = (0.02, 0.05)
+MOST_PREFIXES = 16
+ROUNDS = 3
+
+
+def queries_of(conversation: Conversation) -> Iterator[PrefixQuery]:
+    """One query per message of the model that follows something read."""
+    streams, spans, _ = spans_of(conversation)
+    told = [(span, streams[span.stream]) for span in spans if span.text and span.kind != "header"]
+    segments = [Segment(stream.role, span.text, tuple(cut(span.text, "sentence"))) for span, stream in told]
+    outputs = [stream.direction == "output" for _, stream in told]
+    at = 0
+    while at < len(told):
+        end = at
+        while end < len(told) and outputs[end] == outputs[at]:
+            end += 1
+        if outputs[at] and at:
+            read = next((i for i in range(at - 1, -1, -1) if outputs[i]), -1) + 1
+            places = [(read, 0), *((i, n + 1) for i in range(read, at) for n in range(len(segments[i].ends)))]
+            kept = np.unique(np.linspace(0, len(places) - 1, MOST_PREFIXES).round().astype(int))
+            prefixes = tuple(places[i] for i in kept)
+            yield PrefixQuery(tuple(segments[:at]), prefixes, tuple(segments[at:end]))
+        at = end
+
+
+def compiled_queries(scorer: Scorer, name: str, count: int) -> list[Compiled]:
+    """The first queries of a corpus that fit the scorer's window, whole conversations after one another."""
+    found: list[Compiled] = []
+    for conversation in corpus.conversations(name):
+        fitting = [c for c in compile_queries(scorer, list(queries_of(conversation))) if c.longest <= scorer.window]
+        found.extend(fitting)
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def separate(model: LlamaForCausalLM, branch: Branch) -> np.ndarray:
+    """log p of the scored tokens by a causal pass of their own; logits of the scored tokens only."""
+    ids = torch.from_numpy(branch.ids.astype(np.int64))
+    with torch.inference_mode():
+        hidden = model.model(ids[None, :-1], use_cache=False).last_hidden_state[0, branch.first - 1 :]
+        parts = []
+        for states, goal in zip(hidden.split(LOGIT_TOKENS), ids[branch.first :].split(LOGIT_TOKENS), strict=True):
+            logits = model.lm_head(states)
+            parts.append(logits.gather(1, goal[:, None])[:, 0] - logits.logsumexp(1))
+    values: np.ndarray = torch.cat(parts).numpy()
+    return values
+
+
+def head_share(model: LlamaForCausalLM) -> float:
+    """Multiplications with the vocabulary per token scored / multiplications of the layers per token forwarded."""
+    layers = sum(p.numel() for layer in model.model.layers for p in layer.parameters() if p.ndim == 2)
+    return float(model.lm_head.weight.numel() / layers)
+
+
+def sequences(queries: Sequence[Compiled], tokens: int) -> list[tuple[int, int]]:
+    """(query, prefix) of about so many tokens' worth of sequences, evenly drawn."""
+    places = [(q, p) for q, query in enumerate(queries) for p in range(len(query.contexts))]
+    total = sum(len(queries[q].contexts[p]) + len(queries[q].target) - 1 for q, p in places)
+    step = max(1, round(total / tokens))
+    return places[step // 2 :: step]
+
+
+def measure(name: str, scorer: Scorer, models: dict[str, LlamaForCausalLM], count: int, sample: int) -> dict[str, Any]:
+    """One corpus."""
+    queries = compiled_queries(scorer, name, count)
+    seconds = dict.fromkeys(("ours", *models), 0.0)
+    tokens = dict.fromkeys(models, 0)
+    counters = Counters()
+    scores: list[PrefixScores] = []
+    worst = 0.0
+    parts = np.array_split(np.arange(len(queries)), min(ROUNDS, len(queries)))
+    for part in parts:
+        chosen = [queries[i] for i in part]
+        scorer.counters = counters
+        started = time.perf_counter()
+        found = score_compiled(scorer, chosen)
+        seconds["ours"] += time.perf_counter() - started
+        scores.extend(s for s in found if s is not None)
+        for which, model in models.items():
+            for q, p in sequences(chosen, sample // len(parts)):
+                branch = chosen[q].branch(p, chosen[q].chunks)
+                started = time.perf_counter()
+                logp = separate(model, branch)
+                seconds[which] += time.perf_counter() - started
+                tokens[which] += len(branch.ids) - 1
+                (ours,) = (s for s in [found[q]] if s is not None)
+                difference = np.abs(chosen[q].sums(logp, chosen[q].chunks) - ours.logp[p]) / np.maximum(ours.tokens, 1)
+                worst = max(worst, float(difference.max()))
+    share = head_share(models["stock"])
+    return {
+        "corpus": name,
+        "queries": len(queries),
+        "prefixes_per_query": round(float(np.mean([len(q.contexts) for q in queries])), 1),
+        "tokens_of_the_longest_sequence": round(float(np.mean([q.longest for q in queries]))),
+        "scored_tokens": counters.scored,
+        "forwarded_tokens": counters.forwarded,
+        "separate_tokens": counters.separate,
+        "seconds": round(seconds["ours"], 2),
+        "scored_tokens_per_second": round(counters.scored / seconds["ours"]),
+        "forwarded_tokens_per_second": round(counters.forwarded / seconds["ours"]),
+        "bound": round(counters.separate / counters.forwarded, 3),
+        "bound_with_head": round(
+            (counters.separate + share * counters.scored) / (counters.forwarded + share * counters.scored), 3
+        ),
+        **{which: against(seconds, tokens, counters, which) for which in models},
+        "largest_difference_per_token": worst,
+        "bisect": [bisection(scorer, queries, scores, counters, epsilon) for epsilon in EPSILONS],
+    }
+
+
+def against(seconds: dict[str, float], tokens: dict[str, int], counters: Counters, which: str) -> dict[str, Any]:
+    """Ours against separate passes of one kind."""
+    rate = tokens[which] / seconds[which]
+    achieved = counters.separate / rate / seconds["ours"]
+    return {
+        "sampled_tokens": tokens[which],
+        "tokens_per_second": round(rate),
+        "scored_tokens_per_second": round(counters.scored / (counters.separate / rate), 1),
+        "achieved": round(achieved, 3),
+        "achieved_of_bound": round(achieved / (counters.separate / counters.forwarded), 3),
+    }
+
+
+def bisection(
+    scorer: Scorer, queries: Sequence[Compiled], scans: Sequence[PrefixScores], all_of_it: Counters, epsilon: float
+) -> dict[str, Any]:
+    """What a bisection finds, against the scan, and the tokens that it saves."""
+    scorer.counters = Counters()
+    found = [s for s in score_compiled(scorer, queries, search="bisect", epsilon=epsilon) if s is not None]
+    later = np.concatenate(
+        [
+            (own.first_within(epsilon) - scan.first_within(epsilon))[scan.tokens > 0]
+            for own, scan in zip(found, scans, strict=True)
+        ]
+    )
+    return {
+        "epsilon": epsilon,
+        "chunks": len(later),
+        "same_prefix": round(float((later == 0).mean()), 4),
+        "too_early": round(float((later < 0).mean()), 4),
+        "too_late": round(float((later > 0).mean()), 4),
+        "tokens_saved": round(1 - scorer.counters.forwarded / all_of_it.forwarded, 4),
+    }
+
+
+def main() -> None:
+    """Parses the command line, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", nargs="+", default=[name for name in CORPORA if name in corpus.names()])
+    parser.add_argument("--queries", type=int, default=12)
+    parser.add_argument(
+        "--sample", type=int, default=12_000, help="tokens of separate passes that are run, of each kind"
+    )
+    parser.add_argument("--save", type=Path)
+    args = parser.parse_args()
+    scorer = Scorer("smollm2", device="cpu")
+    models = {
+        which: LlamaForCausalLM.from_pretrained(model_dir(), dtype=torch.float32).eval()
+        for which in ("stock", "same_products")
+    }
+    use_onednn(models["same_products"])
+    result = {
+        **corpus.machine("benchmarks/information.py " + " ".join(sys.argv[1:])),
+        "scorer": scorer.name,
+        "cue": scorer.cue,
+        "window": scorer.window,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "goal": "achieved_of_bound of stock >= 0.9",
+        "corpora": [measure(name, scorer, models, args.queries, args.sample) for name in args.corpora],
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.save:
+        args.save.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
