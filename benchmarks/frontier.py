@@ -178,7 +178,7 @@ def measure(name: str, args: argparse.Namespace, scorer: Scorer, store: ScoreSto
 
     rows = []
     specs = ["turns", *(f"thinking:min_coverage={c}+evidence:over=all,min_coverage={c}+tools_async" for c in COVERAGES)]
-    specs += [f"information:epsilon={e},cue={args.cue}+tools_async" for e in EPSILONS]
+    specs += [f"information:epsilon={e},cue={args.cue},prefixes={args.prefixes}+tools_async" for e in EPSILONS]
     for spec in specs:
         started = time.perf_counter()
         table = records_of(conversations, align_all(conversations, parse_align_spec(spec), Resources(scores=scores)))
@@ -196,13 +196,15 @@ def measure(name: str, args: argparse.Namespace, scorer: Scorer, store: ScoreSto
             "queries": sum(told.get("scored", 0) + told.get("over_window", 0) for told in labels),
         }
         if args.gains and (spec == "turns" or any(mark in spec for mark in GAINED)):
-            row |= gain_of(scorer, table, store)
+            row |= gain_of(scorer, table.slice(0, args.gains), store)
         rows.append(row | {"seconds": round(time.perf_counter() - started, 1)})
         print(json.dumps(rows[-1]), flush=True)
     if args.gains:
         table = released(records_of(conversations, align_all(conversations, parse_align_spec("turns"))))
         rows.append({"corpus": name, "align": "released", "conversations": len(conversations), **savings(table)})
-        rows[-1] |= gain_of(scorer, table, store) | {"leaks": sum(f.verdict != "clear" for f in leaks.lexical(table))}
+        rows[-1] |= gain_of(scorer, table.slice(0, args.gains), store) | {
+            "leaks": sum(f.verdict != "clear" for f in leaks.lexical(table))
+        }
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -254,7 +256,10 @@ def main() -> None:
     parser.add_argument("--cue", default="turn")
     parser.add_argument("--window", type=int, default=4096)
     parser.add_argument(
-        "--gains", action="store_true", help="also the gain of every policy's records, and of the released one"
+        "--gains",
+        type=int,
+        default=0,
+        help="records whose gain is measured too, under some policies and the released one",
     )
     parser.add_argument("--store", type=Path, default=Path("build/scores"))
     parser.add_argument("--save", type=Path)
@@ -271,6 +276,7 @@ def main() -> None:
                 "scorer": scorer.name,
                 "cue": args.cue,
                 "window": args.window,
+                "prefixes": args.prefixes,
                 "rows": rows,
             }
             args.save.write_text(json.dumps(result, indent=1) + "\n")

@@ -23,19 +23,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import corpus
 import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
-from pipeline.conversation import Conversation
-from pipeline.packaged import model_dir
-from pipeline.scoring import PrefixQuery, PrefixScores, Scorer, Segment
-from pipeline.scoring.forward import LOGIT_TOKENS, use_onednn
-from pipeline.scoring.prefixes import Compiled, compile_queries, score_compiled
-from pipeline.scoring.scorer import Branch, Counters
-from pipeline.text import cut
-from pipeline.timeline import spans_of
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import corpus  # noqa: E402
+from pipeline.conversation import Conversation  # noqa: E402
+from pipeline.packaged import model_dir  # noqa: E402
+from pipeline.scoring import PrefixQuery, PrefixScores, Scorer, Segment  # noqa: E402
+from pipeline.scoring.forward import LOGIT_TOKENS, use_onednn  # noqa: E402
+from pipeline.scoring.prefixes import Compiled, compile_queries, score_compiled  # noqa: E402
+from pipeline.scoring.scorer import Branch, Counters  # noqa: E402
+from pipeline.text import cut  # noqa: E402
+from pipeline.timeline import spans_of  # noqa: E402
 
 CORPORA = ("rc-pubmedqa", "openai-tau-bench-airline", "think-skythought-math")
 EPSILONS = (0.02, 0.05)
@@ -80,7 +83,7 @@ def separate(model: LlamaForCausalLM, branch: Branch) -> np.ndarray:
     with torch.inference_mode():
         hidden = model.model(ids[None, :-1], use_cache=False).last_hidden_state[0, branch.first - 1 :]
         parts = []
-        for states, goal in zip(hidden.split(LOGIT_TOKENS), ids[branch.first :].split(LOGIT_TOKENS), strict=True):
+        for states, goal in zip(*(torch.split(x, LOGIT_TOKENS) for x in (hidden, ids[branch.first :])), strict=True):
             logits = model.lm_head(states)
             parts.append(logits.gather(1, goal[:, None])[:, 0] - logits.logsumexp(1))
     values: np.ndarray = torch.cat(parts).numpy()
@@ -168,12 +171,9 @@ def bisection(
     """What a bisection finds, against the scan, and the tokens that it saves."""
     scorer.counters = Counters()
     found = [s for s in score_compiled(scorer, queries, search="bisect", epsilon=epsilon) if s is not None]
-    later = np.concatenate(
-        [
-            (own.first_within(epsilon) - scan.first_within(epsilon))[scan.tokens > 0]
-            for own, scan in zip(found, scans, strict=True)
-        ]
-    )
+    pairs = zip(found, scans, strict=True)
+    moved = [(own.first_within(epsilon) - scan.first_within(epsilon))[scan.tokens > 0] for own, scan in pairs]
+    later = np.concatenate(moved)
     return {
         "epsilon": epsilon,
         "chunks": len(later),

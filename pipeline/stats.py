@@ -12,7 +12,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import EventColumns, event_columns
+from pipeline.columns import EventColumns, IntArray, event_columns
+
+
+@dataclass
+class PolicyStats:
+    """Sums over the records of one corpus under one policy. ``overlap_rows``: rows in which an output stream and another
+    stream speak at once; ``saved``: the share of rows saved against ``turns``, per record."""
+
+    records: int = 0
+    overlapped: int = 0
+    rows: int = 0
+    turns_rows: int = 0
+    overlap_rows: int = 0
+    streams: int = 0
+    saved: list[float] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return {
+            "records": self.records,
+            "overlapped_records": self.overlapped,
+            "overlap_share": round(self.overlap_rows / self.rows, 4) if self.rows else 0.0,
+            "rows_saved": round(1 - self.rows / self.turns_rows, 4) if self.turns_rows else 0.0,
+            "rows_saved_quartiles": [round(float(v), 4) for v in np.percentile(self.saved or [0.0], [25, 50, 75])],
+            "streams_per_record": round(self.streams / self.records, 2) if self.records else 0.0,
+        }
 
 
 @dataclass
@@ -35,6 +60,7 @@ class RecordStats:
     corpora: Counter[str] = field(default_factory=Counter)
     licenses: Counter[str] = field(default_factory=Counter)
     lexical: Counter[str] = field(default_factory=Counter)
+    by_policy: dict[tuple[str, str], PolicyStats] = field(default_factory=dict)
 
     def add(self, table: pa.Table) -> None:
         """Adds a table of records."""
@@ -59,9 +85,21 @@ class RecordStats:
         self.turns_rows += int(turns_rows.sum())
         self.saved.extend((1 - c.rows / np.maximum(turns_rows, 1)).tolist())
         self.overlapped_records += int((c.rows < turns_rows).sum())
-        self.overlap_rows += _overlap_rows(c)
-        self.policies.update(a["policy"] for a in table.column("alignment").to_pylist())
-        for sources in table.column("sources").to_pylist():
+        overlap = _overlap_rows(c)
+        self.overlap_rows += int(overlap.sum())
+        policies = [a["policy"] for a in table.column("alignment").to_pylist()]
+        self.policies.update(policies)
+        all_sources = table.column("sources").to_pylist()
+        for r, (policy, sources) in enumerate(zip(policies, all_sources, strict=True)):
+            own = self.by_policy.setdefault((sources[0]["corpus"] if sources else "", policy), PolicyStats())
+            own.records += 1
+            own.overlapped += int(overlap[r] > 0)
+            own.rows += int(c.rows[r])
+            own.turns_rows += int(turns_rows[r])
+            own.overlap_rows += int(overlap[r])
+            own.streams += int(c.streams_per_record[r])
+            own.saved.append(float(1 - c.rows[r] / max(int(turns_rows[r]), 1)))
+        for sources in all_sources:
             self.corpora.update(s["corpus"] for s in sources)
             self.licenses.update(s["license"] or "unknown" for s in sources)
         verdicts = table.column("events").combine_chunks().flatten().field("lexical")
@@ -92,13 +130,17 @@ class RecordStats:
             "corpora": dict(self.corpora.most_common()),
             "licenses": dict(self.licenses.most_common()),
             "lexical_verdicts": dict(self.lexical.most_common()),
+            "by_corpus_and_policy": [
+                {"corpus": corpus, "policy": policy, **own.to_json()}
+                for (corpus, policy), own in sorted(self.by_policy.items())
+            ],
         }
 
 
-def _overlap_rows(c: EventColumns) -> int:
-    """Rows in which an output stream and any other stream speak: sweep over starts and ends of every record's events."""
+def _overlap_rows(c: EventColumns) -> IntArray:
+    """Per record, rows in which an output stream and any other stream speak: a sweep over starts and ends of all events."""
     width = int(c.rows.max(initial=0)) + 1
-    total = 0
+    rows = np.zeros(len(c.rows), dtype=np.int64)
     base = c.record * width
     everyone = np.concatenate([base + c.start, base + c.end])
     delta = np.concatenate([np.ones(len(base), dtype=np.int64), -np.ones(len(base), dtype=np.int64)])
@@ -107,8 +149,9 @@ def _overlap_rows(c: EventColumns) -> int:
     at = everyone[order]
     active, output = np.cumsum(delta[order]), np.cumsum(speaks[order])
     length = np.diff(at, append=at[-1:] if len(at) else [])
-    total += int(length[(active >= 2) & (output >= 1)].sum())
-    return total
+    both = (active >= 2) & (output >= 1)
+    np.add.at(rows, at[both] // width, length[both])
+    return rows
 
 
 def stats_of(paths: Iterable[Path]) -> RecordStats:

@@ -135,7 +135,19 @@ def stats(path: Place, as_json: AsJson = False) -> None:
         console.print_json(summary)
         return
     for key, value in summary.items():
-        if isinstance(value, dict):
+        if isinstance(value, list):
+            console.table(
+                ["corpus", "policy", "records", "overlap", "rows saved", "streams"],
+                [
+                    (
+                        row["corpus"], row["policy"], row["records"], f"{row['overlap_share']:.2%}",
+                        f"{row['rows_saved']:.2%}", row["streams_per_record"],
+                    )
+                    for row in value
+                ],
+            )  # fmt: skip
+            console.out.print()
+        elif isinstance(value, dict):
             console.table([key.replace("_", " "), ""], value.items())
             console.out.print()
         else:
