@@ -71,7 +71,7 @@ def segments(conversation: Conversation, tokenizer: Any) -> list[Conversation]:
 
 
 def records_of(conversations: Sequence[Conversation], aligned: Sequence[Aligned]) -> pa.Table:
-    """The records of aligned conversations."""
+    """The records of aligned conversations; those that conversion would reject are named and left out."""
     tokenizer = load_tokenizer("smollm2")
     told = [
         Document(c, a.timeline, a.spec, ordinal=i, labels=a.labels)
@@ -79,8 +79,8 @@ def records_of(conversations: Sequence[Conversation], aligned: Sequence[Aligned]
     ]
     encoded, first = encode_spans([document.timeline for document in told], tokenizer)
     tables = build_tables(told, Clock(tokenizer), encoded, first)
-    if tables.failed:
-        raise SystemExit(f"a conversation could not be laid out: {tables.failed[0][1]}")
+    for number, error in tables.failed:
+        print(f"{told[number].conversation.sources[0].path}: {error}", file=sys.stderr)
     return tables.records
 
 
@@ -255,12 +255,8 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=16)
     parser.add_argument("--cue", default="turn")
     parser.add_argument("--window", type=int, default=4096)
-    parser.add_argument(
-        "--gains",
-        type=int,
-        default=0,
-        help="records whose gain is measured too, under some policies and the released one",
-    )
+    parser.add_argument("--gains", type=int, default=0, help="records whose gain is measured too, under some policies")
+    parser.add_argument("--prefixes", type=int, default=16, help="parts of one reading that are tried")
     parser.add_argument("--store", type=Path, default=Path("build/scores"))
     parser.add_argument("--save", type=Path)
     parser.add_argument("--plot", type=Path)

@@ -29,7 +29,7 @@ DRAWINGS: tuple[tuple[str, str, tuple[str, int] | None], ...] = (
     ("thinking", "think_tagged", ("think_tagged.jsonl", 4)),
     ("evidence", "sharegpt", ("sharegpt.jsonl", 4)),
     ("tools_async", "openai_messages", ("openai_messages.jsonl", 4)),
-    ("tools_async:latency=*:30:0.8,seed=2", "openai_messages", ("openai_messages.jsonl", 9)),
+    ("tools_async:latency=*:30:0.8,seed=3", "openai_messages", ("openai_messages.jsonl", 9)),
     ("audit:corrupt=0.5", "math_qa", ("math_qa.jsonl", 1)),
     ("monitor:plant=0.5", "context_qa", ("context_qa.jsonl", 1)),
     ("timestamps", "claude_code", None),
