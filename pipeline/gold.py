@@ -53,6 +53,13 @@ def supports(conversation: Conversation) -> Mapping[int, tuple[Place, ...]]:
     return {index + 1: (*question, Place(index, *last))}
 
 
+def rests_on_all(conversation: Conversation) -> frozenset[int]:
+    """The assistant messages that rest on everything before them: those of PubMedQA, which conclude an abstract."""
+    if not {"MESHES", "LABELS", "reasoning_required_pred"} & conversation.extra.keys():
+        return frozenset()
+    return frozenset(i for i, message in enumerate(conversation.messages) if message.role == "assistant")
+
+
 def _squad(answers: Any, asked: Message, context: list[int], answer: str) -> tuple[int, int] | None:
     """The part, and the end of the sentence in it, in which the answer that is given stands by its offset."""
     if isinstance(answers, dict):

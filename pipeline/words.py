@@ -49,9 +49,21 @@ there therefore these they this those through thus to too under until up upon us
 which while who whom why will with would yes you your yours
 """
 _STOP = frozenset(_STOP_WORDS.split())
-_NUMERALS = (
-    "two 2 three 3 four 4 five 5 six 6 seven 7 eight 8 nine 9 ten 10 eleven 11 twelve 12 thirty 30 forty 40 fifty 50"
-)
+#: First words of a piece that takes back what the piece before it says; words of an author who changes his mind; first words
+#: of a judgement.
+_CONTRAST_WORDS = "but however although though unless except yet nevertheless 但 却 然"
+_CONTRASTS = frozenset(_CONTRAST_WORDS.split())
+_CHANGES_OF_MIND = """
+wait hmm actually alternatively however mistake instead recheck double-check reconsider correction oops verify
+"""
+_SECOND_THOUGHTS = frozenset(_CHANGES_OF_MIND.split())
+_JUDGEMENTS = "yes no true false correct incorrect right wrong sorry unfortunately 是 否 不 对 错 无"
+_VERDICTS = frozenset(_JUDGEMENTS.split())
+_NUMERALS = """
+two 2 three 3 four 4 five 5 six 6 seven 7 eight 8 nine 9 ten 10 eleven 11 twelve 12 thirteen 13 fourteen 14 fifteen 15
+sixteen 16 seventeen 17 eighteen 18 nineteen 19 twenty 20 thirty 30 forty 40 fifty 50 sixty 60 seventy 70 eighty 80 ninety 90
+hundred 100
+"""
 _SPELT = dict(zip(_NUMERALS.split()[::2], _NUMERALS.split()[1::2], strict=True))
 
 #: Words of a run whose copying counts, from and to, and how many of them must say something; characters of a run in scripts
@@ -167,6 +179,8 @@ class _Lexicon:
                     flags |= _CAPITAL
         if surface.casefold() in _DENIALS or surface[-3:].casefold() in ("n't", "n’t"):
             flags |= _DENIES
+        for words, flag in ((_CONTRASTS, _CONTRAST), (_SECOND_THOUGHTS, _SECOND_THOUGHT), (_VERDICTS, _VERDICT)):
+            flags |= flag if surface.casefold() in words else 0
         self._kind.append(kind)
         self._key.append(key)
         self._flags.append(flags)
@@ -190,7 +204,7 @@ class _Lexicon:
         return np.array([p for s in surfaces.tolist() for p in self._pieces[s]], dtype=np.int64)
 
 
-_CONTENT, _REQUIRED, _CAPITAL, _DENIES = 1, 2, 4, 8
+_CONTENT, _REQUIRED, _CAPITAL, _DENIES, _CONTRAST, _SECOND_THOUGHT, _VERDICT = 1, 2, 4, 8, 16, 32, 64
 _lexicon = _Lexicon()
 
 
@@ -253,13 +267,18 @@ class Words:
     """The words of a list of texts. Keys are numbers that hold until the next scan.
 
     *Known*: text ``known_text[i]`` makes key ``known_key[i]`` known (sorted by text; a pair may come twice). ``denies[t]``:
-    text ``t`` holds a negation. ``word_*`` are all words and marks in order; ``group`` numbers texts that are read on.
+    text ``t`` holds a negation; ``contrasts[t]``: it begins with a but; ``second_thoughts[t]``: its author changes his mind;
+    ``judges[t]``: it begins with a yes, a no or the like. ``word_*`` are all words and marks in order; ``group`` numbers texts
+    that are read on.
     """
 
     texts: Sequence[str]
     known_text: IntArray
     known_key: IntArray
     denies: BoolArray
+    contrasts: BoolArray
+    second_thoughts: BoolArray
+    judges: BoolArray
     word_text: IntArray
     word_surface: IntArray
     group: IntArray
@@ -301,11 +320,21 @@ def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None) -
     known_key = np.concatenate([key[is_word], _lexicon.pieces(surface[compound]), pair_key])
     denies = np.zeros(len(texts), bool)
     denies[text[(flags & _DENIES) > 0]] = True
+    second_thoughts = np.zeros(len(texts), bool)
+    second_thoughts[text[(flags & _SECOND_THOUGHT) > 0]] = True
+    spoken = np.flatnonzero(kind <= _CHARACTER)
+    opening = spoken[np.flatnonzero(np.diff(text[spoken], prepend=-1))]
+    contrasts, judges = np.zeros(len(texts), bool), np.zeros(len(texts), bool)
+    contrasts[text[opening[(flags[opening] & _CONTRAST) > 0]]] = True
+    judges[text[opening[(flags[opening] & _VERDICT) > 0]]] = True
     return Words(
         texts=texts,
         known_text=known_text,
         known_key=known_key,
         denies=denies,
+        contrasts=contrasts,
+        second_thoughts=second_thoughts,
+        judges=judges,
         word_text=text,
         word_surface=surface,
         group=group,

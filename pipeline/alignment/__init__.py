@@ -94,6 +94,8 @@ def parse_align_spec(text: str, question: QuestionOrder = "first") -> AlignSpec:
     chosen: dict[str, Any] = {}
     for item in text.split("+"):
         name, _, arguments = item.strip().partition(":")
+        if name == AUTO:
+            raise AlignmentError(f"{AUTO} stands alone: it chooses from {', '.join(CHOSEN_FROM)}")
         if name not in POLICIES:
             raise AlignmentError(
                 f"unknown alignment policy {name!r}{_nearest(name, (*POLICIES, AUTO))}; known: {AUTO}, {', '.join(POLICIES)}"
@@ -119,7 +121,9 @@ def _parse_params(policy: str, text: str) -> Any:
     values: dict[str, str] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
-        if key not in known or not equals:
+        if key in known and not equals:
+            raise AlignmentError(f"policy {policy!r}: parameter {key!r} needs a value, {key}=…")
+        if key not in known:
             raise AlignmentError(
                 f"policy {policy!r} has no parameter {key!r}{_nearest(key, known)}; it has: {', '.join(known) or 'none'}"
             )

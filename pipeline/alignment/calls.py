@@ -19,7 +19,15 @@ _WRITE_WORDS = "update delete remove create send cancel write edit modify reset 
 _WRITES = frozenset(_WRITE_WORDS.split())
 #: A result that found nothing decides what is asked next.
 _NOTHING = ("", "[]", "{}", "null", "None")
+_DENIAL = re.compile(r"\b(?:no|not|none|nothing|never|unable|cannot|error|failed|invalid)\b", re.IGNORECASE)
+_DIGITS = re.compile(r"\d+")
 _NAME_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+
+def _found_nothing(text: str) -> bool:
+    return text.strip() in _NOTHING or (
+        len(text) < 120 and len(text.split()) <= 12 and _DENIAL.search(text) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +65,23 @@ def reading_runs(plan: Plan, reads: str, same_tool: bool) -> list[list[Step]]:
         if span.kind == "tool_result" and span.message is not None and span.part is not None:
             answered.add(span.call)
             part = plan.conversation.messages[span.message].parts[span.part]
-            if part.error or part.text.strip() in _NOTHING:
+            if part.error or _found_nothing(part.text):
                 failed.add(span.call)
     runs: list[list[Step]] = [[]]
+    seen: set[str] = set()
     for message, said in by_message.items():
         calls = [s for s in said if s.kind == "tool_call" and s.call is not None]
         if calls and message is not None:
             names = frozenset(s.text.partition("\n")[0] for s in calls)
             numbers = tuple(s.call for s in calls if s.call is not None)
             if all(only_reads(n, reads) for n in names) and all(c in answered for c in numbers):
+                # The same call once more, or the next page, is decided by what the one before has said.
+                forms = {_DIGITS.sub("0", s.text) for s in calls}
+                if forms & seen:
+                    runs.append([])
+                if not runs[-1]:
+                    seen = set()
+                seen |= forms
                 if same_tool and runs[-1] and runs[-1][-1].names != names:
                     runs.append([])
                 runs[-1].append(Step(message, numbers, names))

@@ -15,9 +15,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.alignment.calls import only_reads
 from pipeline.alignment.grounding import Questions
 from pipeline.alignment.plan import Batch, Cut, Plan
-from pipeline.gold import Place, supports
+from pipeline.conversation import Conversation
+from pipeline.gold import Place, rests_on_all, supports
 from pipeline.text import ChunkUnit
 from pipeline.timeline import Draft, Span, Stream
 
@@ -90,11 +92,12 @@ def cuts(draft: Draft, streams: tuple[Stream, ...], spans: tuple[Span, ...], par
 def relax(batch: Batch, params: Params) -> None:
     """Grounded output chunks no longer wait for the data that comes after what they mention."""
     questions = Questions()
-    asked: list[tuple[Plan, int, list[int]]] = []
+    asked: list[tuple[Plan, int, list[int], int]] = []
     for number, plan in enumerate(batch.plans):
         if not any(_is_reading(span, params, plan.streams[span.stream].role) for span in plan.spans):
             continue
         base = None
+        gold = _decided(plan.conversation) if params.gold == "on" else frozenset()
         unread: list[int] = []
         for message in plan.messages():
             if not plan.is_output(message[0]):
@@ -105,23 +108,46 @@ def relax(batch: Batch, params: Params) -> None:
                 base = int(batch.ground.base[number]) if base is None else base
                 first, stop = base + plan.first[unread[0]], base + plan.first[unread[-1] + 1]
                 questions.reading.extend((base + plan.first[s], base + plan.first[s + 1]) for s in reading)
-                for span in message:
-                    if plan.spans[span].source_kind in ("audit", "monitor"):
-                        continue
-                    for chunk in plan.chunks(span):
+                held = _question(plan, reading) if params.over == "all" else -1
+                for span in () if plan.spans[message[0]].message in gold else message:
+                    for chunk in _early(plan, span, message):
                         questions.add(base + chunk, first, stop, alone=plan.spans[span].kind == "tool_call")
-                        asked.append((plan, chunk, reading))
+                        asked.append((plan, chunk, reading, held))
             unread = []
     if asked:
         bases = batch.ground.base.tolist()
         numbers = {id(plan): number for number, plan in enumerate(batch.plans)}
-        for (plan, chunk, reading), needed in zip(
+        for (plan, chunk, reading, held), needed in zip(
             asked, batch.ground.needed(questions, params.min_coverage), strict=True
         ):
             if needed >= 0:
-                plan.requires[chunk] &= ~_after(plan, reading, needed - bases[numbers[id(plan)]])
+                plan.requires[chunk] &= ~_after(plan, reading, max(needed - bases[numbers[id(plan)]], held))
     if params.gold == "on":
         _relax_gold(batch)
+
+
+def _decided(conversation: Conversation) -> frozenset[int]:
+    """The messages of which the corpus says what they rest on: words have no say in them."""
+    return frozenset(supports(conversation)) | rests_on_all(conversation)
+
+
+def _early(plan: Plan, span: int, message: list[int]) -> range:
+    """The chunks of a span that may be said early: none of who watches, of calls that change something, and not the last of a
+    message, whose end says that nothing is missing."""
+    told = plan.spans[span]
+    if told.kind == "tool_call":
+        return plan.chunks(span) if only_reads(told.text.partition("\n")[0]) else range(0)
+    said = [s for s in message if plan.spans[s].source_kind == "text"]
+    if told.source_kind in ("audit", "monitor"):
+        return range(0)
+    return plan.chunks(span)[:-1] if said and span == said[-1] else plan.chunks(span)
+
+
+def _question(plan: Plan, reading: list[int]) -> int:
+    """The chunk in which the user asks: the last with a question mark, else the last of his words; -1 if he says nothing."""
+    words = [(span, chunk) for span in reading if plan.spans[span].source_kind == "text" for chunk in plan.chunks(span)]
+    asks = [chunk for span, chunk in words if "?" in plan.text(span, chunk) or "？" in plan.text(span, chunk)]
+    return asks[-1] if asks else words[-1][1] if words else -1
 
 
 def _after(plan: Plan, reading: list[int], needed: int) -> int:

@@ -70,14 +70,18 @@ class Ground:
             self._words = scan(texts, self._span)
         return self._words
 
-    def needed(self, questions: Questions, min_coverage: float, *, fresh: bool = True) -> list[int]:
+    def needed(
+        self, questions: Questions, min_coverage: float, *, fresh: bool = True, thought: bool = False
+    ) -> list[int]:
         """Per question, the last chunk that must have ended before it may be said; -1: it waits for everything.
 
         All that a chunk mentions must have been read or said: numbers, names, identifiers and quoted words without
         exception, and at least ``min_coverage`` (0 to 1) of its content words; with ``fresh``, at least one of them must
         come from the reading, else the chunk says nothing that the reading grounds. It also waits for the piece of the
         reading that it resembles most, the last of equals, and for every run of words copied from it: a word may
-        occur long before the statement that the text rests on. What it denies must be denied there.
+        occur long before the statement that the text rests on. What it denies must have been denied for the last time,
+        and a piece that begins with a but is read with the one before it. Where the reading is a ``thought``, a judgement
+        (yes, no) waits for all of it, and so does what comes before its author changes his mind for the last time.
         """
         if not questions.chunk:
             return []
@@ -96,10 +100,18 @@ class Ground:
             alike, alike_at = q.most_alike(count)
             ungrounded |= ~alike
             needed = np.maximum(needed, np.where(alike, alike_at, -1))
-        denials = np.concatenate([[0], np.cumsum(q.words.denies & q.is_reading)])
-        denied = denials[np.maximum(needed, first - 1) + 1] - denials[first] > 0
-        ungrounded |= q.words.denies[np.array(questions.chunk)] & ~denied
         np.maximum.at(needed, q.run_asked, q.run_place)
+        chunk, stop = np.array(questions.chunk), np.array(questions.stop)
+        denied = _last(q.words.denies & q.is_reading)[stop - 1]
+        denies = q.words.denies[chunk]
+        ungrounded |= denies & (denied < first)
+        needed = np.where(denies, np.maximum(needed, denied), needed)
+        if thought:
+            ungrounded |= q.words.judges[chunk]
+            ungrounded |= _last(q.words.second_thoughts & q.is_reading)[stop - 1] > needed
+        whole = np.append(~q.words.contrasts[1:], True)
+        with_buts = np.minimum.accumulate(np.where(whole, np.arange(len(whole)), len(whole))[::-1])[::-1]
+        needed = np.where(needed >= first, np.minimum(with_buts[np.maximum(needed, 0)], stop - 1), needed)
         return np.where(ungrounded, -1, needed).tolist()  # type: ignore[no-any-return]
 
     def copied(self, questions: Questions) -> list[int]:
@@ -122,6 +134,12 @@ class Ground:
             is_reading[first:stop] = True
         words = self._words_of(set(self._plan_of[np.array(questions.chunk)].tolist()))
         return _Answers(words, questions, self.base[self._plan_of], is_reading, self._is_call, self._is_whole)
+
+
+def _last(flags: BoolArray) -> IntArray:
+    """The last place up to each that is flagged, -1 for none."""
+    places: IntArray = np.maximum.accumulate(np.where(flags, np.arange(len(flags)), -1))
+    return places
 
 
 class _Answers:

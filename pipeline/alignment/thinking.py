@@ -1,7 +1,8 @@
 """thinking: an answer chunk starts once the part of the thought that it rests on is there.
 
 Everything it mentions must stand in the thought so far, or have been read or said before; a chunk that the thought does
-not ground waits for the whole thought.
+not ground waits for the whole thought. So do a judgement (yes, no), since a thought weighs before it judges, and the last
+chunk of an answer, whose end says that nothing is missing.
 """
 
 from __future__ import annotations
@@ -72,11 +73,13 @@ def relax(batch: Batch, params: Params) -> None:
             questions.reading.extend((base + plan.first[s], base + plan.first[s + 1]) for s in thoughts)
             for span in answers:
                 for chunk in plan.chunks(span):
+                    if chunk == plan.first[answers[-1] + 1] - 1:
+                        continue
                     questions.add(base + chunk, first, stop)
                     asked.append((plan, chunk, thoughts, base))
     if asked:
         for (plan, chunk, thoughts, base), needed in zip(
-            asked, batch.ground.needed(questions, params.min_coverage), strict=True
+            asked, batch.ground.needed(questions, params.min_coverage, thought=True), strict=True
         ):
             if needed >= 0:
                 late = sum(1 << c for s in thoughts for c in plan.chunks(s) if c > needed - base)

@@ -1,7 +1,7 @@
 """The forward pass over a forest: a stock Llama of transformers whose attention follows the forest's plan.
 
-On the CPU every block of queries is one call of SDPA with a dense mask over just the keys that it needs; on CUDA a wave is
-one call of FlexAttention. Both masks are those of ``pipeline.training.masks``.
+On the CPU every block of queries attends to just the keys that it needs, with a dense mask; on CUDA a wave is one call of
+FlexAttention. Both masks are those of ``pipeline.training.masks``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ Float32Array = npt.NDArray[np.float32]
 ATTENTION = "multistream_forest"
 #: Hidden states and tokens of the vocabulary whose logits are computed at once: on a CPU a tile that its cache holds.
 LOGIT_TOKENS, LOGIT_IDS = 256, 8192
+#: Weights of attention that are computed at once on a CPU: as many as the cache of a core holds.
+_TILE_ENTRIES = 1 << 18
 #: FlexAttention on CUDA works in tiles of this many queries and keys; a wave is filled up to whole tiles.
 _TILE = 128
 #: A preorder number behind all others.
@@ -253,14 +255,37 @@ class _BlockAttention(_Attention):
         scale: float | None,
     ) -> torch.Tensor:
         out = torch.empty_like(query)
+        attend = _sdpa if _linear(query.device) is torch.nn.functional.linear else _onednn_attention
         for block, slots, fresh, bias in self._blocks:
             k = torch.cat([old_keys.index_select(1, slots), key.index_select(1, fresh)], dim=1)
             v = torch.cat([old_values.index_select(1, slots), value.index_select(1, fresh)], dim=1)
-            q = query[None, :, block.low : block.high]
-            out[:, block.low : block.high] = scaled_dot_product_attention(
-                q, k[None], v[None], attn_mask=bias.to(q.dtype), scale=scale, enable_gqa=True
-            )[0]
+            out[:, block.low : block.high] = attend(query[:, block.low : block.high], k, v, bias, scale)
         return out
+
+
+def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """Attention of queries [heads, L, d] on keys and values [key heads, N, d] with an additive mask [L, N]."""
+    mask = bias.to(q.dtype)
+    return scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=scale, enable_gqa=True)[0]
+
+
+def _onednn_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float | None
+) -> torch.Tensor:
+    """``_sdpa`` in float32 by products of oneDNN, in tiles of queries whose weights the cache of a core holds."""
+    heads, length, size = q.shape
+    per_key = heads // len(k)
+    q = (q * (size**-0.5 if scale is None else scale)).view(len(k), per_key, length, size)
+    v = v.transpose(1, 2).contiguous()
+    out = torch.empty_like(q)
+    tile = max(16, _TILE_ENTRIES // (per_key * k.shape[1]))
+    for low in range(0, length, tile):
+        high = min(low + tile, length)
+        for head in range(len(k)):
+            weights = _onednn_linear(q[head, :, low:high].reshape(-1, size), k[head])
+            weights.view(per_key, high - low, -1).add_(bias[low:high])
+            out[head, :, low:high] = _onednn_linear(weights.softmax(-1), v[head]).view(per_key, high - low, size)
+    return out.view(heads, length, size)
 
 
 def _block_tensors(block: Block, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -122,7 +122,7 @@ def test_coverage_decides_how_much_of_an_answer_must_be_grounded(smollm2: TextTo
         message(
             "assistant",
             thought("The red box holds 17 apples. I am sure. Let me say so."),
-            "Seventeen ripe juicy apples: 17.",
+            "Seventeen ripe juicy apples: 17. That is all.",
         ),
     )
     waits = {
@@ -130,6 +130,40 @@ def test_coverage_decides_how_much_of_an_answer_must_be_grounded(smollm2: TextTo
         for c in (0, 0.8, 1)
     }
     assert waits[0] < waits[0.8] == waits[1]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "answer"),
+    [
+        (
+            "Is the red bridge open or closed? It has 17 planks. So it is closed.",
+            "Yes, the red bridge is closed. It has 17 planks.",
+        ),
+        (
+            "The red bridge has 17 planks. Wait, that is wrong. It has 18 planks.",
+            "The red bridge has 17 planks. I am sure.",
+        ),
+        (
+            "The red bridge has no planks. It has 17 ropes. No ropes hold it.",
+            "No planks has the red bridge. I am sure.",
+        ),
+        ("The red bridge has 17 planks. But none of them holds.", "The red bridge has 17 planks. I am sure."),
+    ],
+    ids=["a judgement", "a second thought", "a denial", "a but"],
+)
+def test_what_a_thought_may_still_take_back_waits_for_it(smollm2: TextTokenizer, thinking: str, answer: str) -> None:
+    told = record(talk(message("user", "And?"), message("assistant", thought(thinking), answer)), "thinking", smollm2)
+    assert events_on(told, "assistant")[0]["start"] >= events_on(told, "thought")[-1]["end"]
+
+
+def test_the_end_of_an_answer_waits_for_the_end_of_its_thought(smollm2: TextTokenizer) -> None:
+    conversation = talk(
+        message("user", "And?"),
+        message("assistant", thought("17 apples. 25 pears. Nothing else at all."), "17 apples. 25 pears."),
+    )
+    told = record(conversation, "thinking", smollm2)
+    first, last = events_on(told, "assistant")
+    assert first["start"] < events_on(told, "thought")[-1]["end"] <= last["start"]
 
 
 def test_thinking_never_overlaps_with_what_its_author_reads(smollm2: TextTokenizer) -> None:
@@ -205,7 +239,8 @@ CONTEXT = talk(
 )
 REQUEST = talk(
     message(
-        "user", "Repeat: The bridge was built in 1931. It was painted in 1954. It is closed today. Thank you very much."
+        "user",
+        "Say it again? The bridge was built in 1931. It was painted in 1954. It is closed today. Thank you very much.",
     ),
     message("assistant", "The bridge was built in 1931. It was painted in 1954."),
 )
@@ -261,7 +296,7 @@ def test_a_call_whose_arguments_were_read_is_issued_while_the_rest_is_read(smoll
         message("user", "Book it."),
         message("assistant", call("find", "{}")),
         message("tool", result("user_id: ann_42\nname: Ann\ncity: Oslo\nnotes: likes tea and window seats.")),
-        message("assistant", call("user_id", "ann_42")),
+        message("assistant", call("get_user", "ann_42")),
     )
     told = record(conversation, "evidence", smollm2)
     issued = events_on(told, "call")[1]
@@ -400,7 +435,8 @@ def test_a_spec_names_its_policies_in_canonical_order_with_every_parameter() -> 
         ("thinking+thinking", "named twice"),
         ("evidence:min_coverge=0.5", "no parameter 'min_coverge' (did you mean 'min_coverage'?)"),
         ("evidence:0.5", "no parameter '0.5'"),
-        ("evidence:min_coverage", "no parameter 'min_coverage'"),
+        ("evidence:min_coverage", "needs a value, min_coverage="),
+        ("auto+audit", "auto stands alone"),
         ("turns:k=1", "no parameter 'k'; it has: none"),
         ("evidence:min_coverage=1.5", "evidence:min_coverage=1.5: input should be less than or equal to 1"),
         ("evidence:min_coverage=-0.1", "greater than or equal to 0"),

@@ -154,7 +154,8 @@ def test_an_answer_that_overtakes_its_thought_does_not_wait_for_its_auditor(smol
         "The blue box weighs 6*4 = 24 grams. " + "The red box weighs 5*7 = 35 grams. " + "Nothing else is known. " * 6
     )
     conversation = talk(
-        message("user", "Weights?"), message("assistant", thought(thinking), "The blue box weighs 24 grams.")
+        message("user", "Weights?"),
+        message("assistant", thought(thinking), "The blue box weighs 24 grams. That is all."),
     )
     for answer in ("goes_on", "waits"):
         alone = record(conversation, "thinking", smollm2)

@@ -53,9 +53,7 @@ def drawn(spec: str, format_: str, place: tuple[str, int] | None) -> str:
         "sha256": hashlib.sha256(raw).hexdigest(),
         "raw": raw,
     }
-    batch = Converter(ConvertConfig(align=spec)).convert(
-        [unit]
-    )
+    batch = Converter(ConvertConfig(align=spec)).convert([unit])
     (record,) = list(to_json(batch.records))[:1]
     return "\n".join(line.rstrip() for line in render(record, WIDTH))
 

@@ -200,14 +200,19 @@ def needed_by_definition(text: str, reading: list[str], before: str, min_coverag
     if not max(alike):
         return -1
     needed = max(needed, max(i for i, count in enumerate(alike, 1) if count == max(alike)))
-    if words.denies[last] and not words.denies[1 : needed + 1].any():
-        return -1
     asked = np.arange(len(words.texts)) == last
     every = words.runs_for(asked, asked)
     for own in np.flatnonzero((every.first == last) & (every.last == last)).tolist():
         places = every.last[(every.hash == every.hash[own]) & (every.last < last)].tolist()
         if places and min(places) > 0:
             needed = max(needed, min(places))
+    if words.denies[last]:
+        denied = np.flatnonzero(words.denies[1:last])
+        if not len(denied):
+            return -1
+        needed = max(needed, int(denied[-1]) + 1)
+    while needed + 1 < last and words.contrasts[needed + 1]:
+        needed += 1
     return needed - 1
 
 
