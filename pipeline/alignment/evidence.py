@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.alignment.calls import only_reads
 from pipeline.alignment.grounding import Questions
 from pipeline.alignment.plan import Batch, Cut, Plan
+from pipeline.alignment.reading import Over, is_reading
 from pipeline.conversation import Conversation
 from pipeline.gold import Place, rests_on_all, supports
 from pipeline.text import ChunkUnit
@@ -25,12 +26,6 @@ from pipeline.timeline import Draft, Span, Stream
 
 NAME = "evidence"
 CLAIM = "an output chunk starts once all that it mentions has been read"
-
-_READING = {
-    "results": ("tool_result",),
-    "data": ("tool_result", "context"),
-    "all": ("tool_result", "context", "text"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +38,7 @@ class Params:
 
     min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.8
     chunk: ChunkUnit = "sentence"
-    over: Literal["results", "data", "all"] = "results"
+    over: Over = "results"
     gold: Literal["on", "off"] = "on"
 
 
@@ -57,10 +52,6 @@ def why(draft: Draft) -> str:
 
 def prepare(draft: Draft, params: Params) -> None:
     """Nothing is added."""
-
-
-def _is_reading(span: Span, params: Params, role: str) -> bool:
-    return role != "system" and span.message is not None and span.source_kind in _READING[params.over]
 
 
 def _gold(draft: Draft, params: Params) -> Mapping[int, tuple[Place, ...]]:
@@ -81,7 +72,7 @@ def cuts(draft: Draft, streams: tuple[Stream, ...], spans: tuple[Span, ...], par
             continue
         if speaking:
             reading = speaking = False
-        if _is_reading(span, params, streams[span.stream].role):
+        if is_reading(span, params.over, streams[span.stream].role):
             chosen[i] = params.chunk
             reading = True
         elif (span.message, span.part) in rests_on:
@@ -94,7 +85,7 @@ def relax(batch: Batch, params: Params) -> None:
     questions = Questions()
     asked: list[tuple[Plan, int, list[int], int]] = []
     for number, plan in enumerate(batch.plans):
-        if not any(_is_reading(span, params, plan.streams[span.stream].role) for span in plan.spans):
+        if not any(is_reading(span, params.over, plan.streams[span.stream].role) for span in plan.spans):
             continue
         base = None
         gold = _decided(plan.conversation) if params.gold == "on" else frozenset()
@@ -103,7 +94,9 @@ def relax(batch: Batch, params: Params) -> None:
             if not plan.is_output(message[0]):
                 unread.extend(message)
                 continue
-            reading = [s for s in unread if _is_reading(plan.spans[s], params, plan.streams[plan.spans[s].stream].role)]
+            reading = [
+                s for s in unread if is_reading(plan.spans[s], params.over, plan.streams[plan.spans[s].stream].role)
+            ]
             if sum(len(plan.chunks(s)) for s in reading) > 1:
                 base = int(batch.ground.base[number]) if base is None else base
                 first, stop = base + plan.first[unread[0]], base + plan.first[unread[-1] + 1]

@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.alignment.calls import reading_runs
 from pipeline.alignment.grounding import Questions
 from pipeline.alignment.plan import Batch, Cut, Plan
+from pipeline.alignment.reading import Over, is_reading
 from pipeline.errors import ConfigError
 from pipeline.text import ChunkUnit
 from pipeline.timeline import Draft, Span, Stream
@@ -32,12 +33,6 @@ if TYPE_CHECKING:
 
 NAME = "information"
 CLAIM = "an output chunk starts once the rest of the input hardly makes it more likely to a language model"
-
-_READING = {
-    "results": ("tool_result",),
-    "data": ("tool_result", "context"),
-    "all": ("tool_result", "context", "text"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ class Params:
 
     epsilon: Annotated[float, Field(ge=0, le=100)] = 0.02
     chunk: ChunkUnit = "sentence"
-    over: Literal["results", "data", "all"] = "all"
+    over: Over = "all"
     least: Annotated[int, Field(ge=0)] = 1
     prefixes: Annotated[int, Field(ge=2)] = 16
     calls: Literal["on", "off"] = "on"
@@ -78,16 +73,12 @@ def prepare(draft: Draft, params: Params) -> None:
     """Nothing is added."""
 
 
-def _is_reading(span: Span, params: Params, role: str) -> bool:
-    return role != "system" and span.message is not None and span.source_kind in _READING[params.over]
-
-
 def cuts(draft: Draft, streams: tuple[Stream, ...], spans: tuple[Span, ...], params: Params) -> Mapping[int, Cut]:
     """What is read and the outputs that follow it are cut; a call is issued whole."""
     return {
         i: params.chunk
         for i, span in enumerate(spans)
-        if _is_reading(span, params, streams[span.stream].role)
+        if is_reading(span, params.over, streams[span.stream].role)
         or (streams[span.stream].direction == "output" and span.kind == "message" and _is_said(span))
     }
 
@@ -136,7 +127,7 @@ def _answers(plan: Plan, params: Params, base: int) -> Iterator[tuple[PrefixQuer
             unread.extend(message)
             continue
         outputs = [s for s in message if _is_said(plan.spans[s])]
-        reading = [s for s in unread if _is_reading(plan.spans[s], params, plan.streams[plan.spans[s].stream].role)]
+        reading = [s for s in unread if is_reading(plan.spans[s], params.over, plan.streams[plan.spans[s].stream].role)]
         unread = []
         if not outputs or sum(len(plan.chunks(s)) for s in reading) < 2:
             continue
