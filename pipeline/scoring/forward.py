@@ -32,7 +32,7 @@ ATTENTION = "multistream_forest"
 #: Hidden states and tokens of the vocabulary whose logits are computed at once: on a CPU a tile that its cache holds.
 LOGIT_TOKENS, LOGIT_IDS = 256, 8192
 #: Weights of attention that are computed at once on a CPU: as many as the cache of a core holds.
-_TILE_ENTRIES = 1 << 18
+_TILE_ENTRIES = 1 << 19
 #: FlexAttention on CUDA works in tiles of this many queries and keys; a wave is filled up to whole tiles.
 _TILE = 128
 #: A preorder number behind all others.

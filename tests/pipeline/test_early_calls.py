@@ -114,8 +114,8 @@ def test_early_calls_can_be_switched_off_or_widened(smollm2: TextTokenizer) -> N
 @pytest.mark.parametrize(
     ("name", "reads"),
     [
-        ("get_user_details", True), ("searchFlights", True), ("list-files", True), ("Read", True),
-        ("update_reservation", False), ("get_or_create_user", False), ("calculate", False), ("bash", False), ("edit", False), ("think", False),
+        ("get_user_details", True), ("searchFlights", True), ("list-files", True), ("Read", True), ("think", False),
+        ("update_reservation", False), ("get_or_create_user", False), ("calculate", False), ("bash", False), ("edit", False),
     ],
 )  # fmt: skip
 def test_tools_that_only_read_are_told_by_their_names(name: str, reads: bool) -> None:
