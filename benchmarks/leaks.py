@@ -94,7 +94,7 @@ def read_records(folder: Path, limit: int) -> list[Record]:
         return []
     table = pa.concat_tables(tables)
     ids = table.column("id").to_pylist()
-    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
+    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256((ids[i] + planting.draw_of[0]).encode()).digest())
     records: list[Record] = table.take(sorted(order[:limit])).to_pylist()
     return records
 
@@ -299,11 +299,13 @@ def main() -> None:
     parser.add_argument("--records", type=Path, help="where converted corpora lie, or are left: DIR/POLICY/CORPUS")
     parser.add_argument("--per-class", type=int, default=60)
     parser.add_argument("--limit", type=int, default=200, help="records of a corpus")
+    parser.add_argument("--draw", default="", help="any text: plants other leaks in other records")
     parser.add_argument("--scorer", help="model of the informational look, for example smollm2")
     parser.add_argument("--show", type=int, default=20, help="misses and false alarms written out, per corpus")
     parser.add_argument("--save", type=Path, help="write figures here, and where the cases stand")
     parser.add_argument("--cases", type=Path, help="write the same with the texts of the cases")
     options = parser.parse_args()
+    planting.draw_of[0] = options.draw
     names = [n for n in options.only or NAMES if (options.corpora / n).is_dir()]
     if not names:
         sys.exit(f"no corpus to measure on in {options.corpora}")

@@ -501,9 +501,13 @@ def sentence_ends(text: str) -> list[int]:
     return [m.end() for m in _SENTENCE_END.finditer(text) if text[m.end() :].strip()]
 
 
+#: Another draw plants other leaks; the first one is the empty text.
+draw_of = [""]
+
+
 def _choice(key: str, count: int) -> int:
-    """A fixed choice among ``count``, by a hash."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest()) % count
+    """A fixed choice among ``count``, by a hash, of the draw that is made."""
+    return int.from_bytes(hashlib.blake2b(f"{key}{draw_of[0]}".encode(), digest_size=4).digest()) % count
 
 
 # --------------------------------------------------------------------------------------------------------------- early

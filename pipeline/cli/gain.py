@@ -45,7 +45,7 @@ def gain(
 ) -> None:
     """Future-information gain of what overlaps: how much likelier it was to one who had read on, in nats per token.
 
-    Example: `multistream gain build/demo --sample 20`
+    Example: `multistream gain build/demo --sample 2`
     """
     from pipeline.cli import console
     from pipeline.errors import ConfigError
