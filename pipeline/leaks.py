@@ -140,7 +140,7 @@ def _too_early(
     every = words.mentions()
     evidence: dict[int, list[tuple[str, int]]] = {}
 
-    required = np.flatnonzero(said.required | _named(c, chosen, every, said, is_source))
+    required = np.flatnonzero(said.required | _named(c, chosen, every, said, is_source, order_key))
     counts = np.diff(said.pieces_at)[required]
     within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     asking = chosen[np.concatenate([said.text[required], np.repeat(said.text[required], counts)])]
@@ -180,12 +180,24 @@ def _is_all_that_is_said(c: EventColumns, chosen: IntArray) -> BoolArray:
     return alone
 
 
-def _named(c: EventColumns, chosen: IntArray, every: Mentions, said: Mentions, is_source: BoolArray) -> BoolArray:
-    """Mentions that are numbers, names or identifiers in a source of their record, if not where they are said."""
+def _named(
+    c: EventColumns, chosen: IntArray, every: Mentions, said: Mentions, is_source: BoolArray, order_key: IntArray
+) -> BoolArray:
+    """Mentions that are numbers, names or identifiers in an earlier source of their record, if not where they are said."""
     width = int(every.key.max(initial=0)) + 1
-    fact = every.fact & is_source[chosen[every.text]]
-    facts = np.unique(c.record[chosen[every.text[fact]]] * width + every.key[fact])
-    return np.isin(c.record[chosen[said.text]] * width + said.key, facts)
+    source = chosen[every.text]
+    fact = every.fact & is_source[source]
+    facts = c.record[source[fact]] * width + every.key[fact]
+    order = np.lexsort((order_key[source[fact]], facts))
+    facts, first = np.unique(facts[order], return_index=True)
+    if not len(facts):
+        return np.zeros(len(said.text), bool)
+    event = chosen[said.text]
+    wanted = c.record[event] * width + said.key
+    at = np.minimum(np.searchsorted(facts, wanted), len(facts) - 1)
+    earliest = order_key[source[fact]][order][first][at]
+    named: BoolArray = (facts[at] == wanted) & ((earliest < order_key[event]) | (c.message[event] < 0))
+    return named
 
 
 def _by_part(c: EventColumns, chosen: IntArray) -> IntArray:
