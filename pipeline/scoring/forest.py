@@ -21,9 +21,8 @@ from pipeline.training.masks import BoolArray, Int32Array, Int64Array, dense_tre
 
 #: Queries of one attention block at most: more of them look back on more keys that only some of them see.
 BLOCK_TOKENS = 192
-#: What a block costs beside the entries of its attention matrix, counted in these: in itself, and per key to bring together.
-#: Two blocks become one where that is no dearer.
-_BLOCK_COST, _KEY_COST = 8192, 40
+#: Two blocks become one where that adds no more entries than this to the attention matrix: what a call costs in itself.
+_CALL_ENTRIES = 8192
 _NO_RUN = -1
 _NO_SLOT = _NO_PLACE = -1
 
@@ -87,8 +86,8 @@ class _Draft:
     high: int
     keys: dict[int, int]
 
-    def cost(self) -> int:
-        return (self.high - self.low + _KEY_COST) * sum(self.keys.values()) + _BLOCK_COST
+    def entries(self) -> int:
+        return (self.high - self.low) * sum(self.keys.values())
 
 
 class Forest:
@@ -280,4 +279,4 @@ def _merged(first: _Draft, second: _Draft, block_tokens: int) -> _Draft | None:
     for run, upto in second.keys.items():
         keys[run] = max(keys.get(run, 0), upto)
     merged = _Draft(first.low, second.high, keys)
-    return merged if merged.cost() <= first.cost() + second.cost() else None
+    return merged if merged.entries() <= first.entries() + second.entries() + _CALL_ENTRIES else None
