@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
 
 from pipeline.scoring.forest import Forest, Wave
-from pipeline.scoring.forward import Session, TreeModel, use_onednn
+from pipeline.scoring.forward import Session, TreeModel, _onednn_attention, _sdpa, use_onednn
 from pipeline.training.masks import dense_tree_mask, tree_labels, tree_mask_mod
 from tests.scoring.scoring_cases import plain_logp
 from tests.training.synthetic_grids import tiny_llama
@@ -128,6 +128,17 @@ def test_scores_are_those_of_plain_forward_passes_in_rounds_too(
             expected.append(plain_logp(reference, ids[:first].tolist(), ids[first:].tolist()))
         found = session.log_probabilities(np.concatenate(after), np.concatenate(follows))
         np.testing.assert_allclose(found, np.concatenate(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [5, 2000])
+def test_attention_by_onednn_is_that_of_torch(keys: int) -> None:
+    rng = torch.Generator().manual_seed(keys)
+    q, k, v = (torch.randn(heads, length, 8, generator=rng) for heads, length in ((6, 150), (2, keys), (2, keys)))
+    bias = torch.zeros(150, keys).masked_fill(torch.rand(150, keys, generator=rng) < 0.5, float("-inf"))
+    bias[:, 0] = 0.0
+    for scale in (None, 0.3):
+        found, expected = _onednn_attention(q, k, v, bias, scale), _sdpa(q, k, v, bias, scale)
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
 
 
 def test_slots_are_used_again() -> None:
