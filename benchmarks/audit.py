@@ -25,7 +25,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 from bisect import bisect_left
@@ -41,6 +40,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.corpus import convert  # noqa: E402
 from pipeline.alignment.audit import flags, restored, steps, verdict  # noqa: E402
 from pipeline.arithmetic import Equation, equations  # noqa: E402
 
@@ -82,19 +82,6 @@ class Checked:
     def flagged(self) -> bool:
         """Whether it says that something is wrong."""
         return flags(self.said)
-
-
-def convert(folder: Path, out: Path, align: str) -> None:
-    """Converts one corpus, unless it lies there already."""
-    if (out / "dataset" / "manifest.json").exists():
-        return
-    command = [
-        sys.executable, "-m", "pipeline.cli", "convert", str(folder), "--out", str(out), "--align", align,
-        "--max-rejected-fraction", "1", "--test-fraction", "0", "--workers", "1",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{folder.name}, {align}: {done.stderr.strip()}")
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:

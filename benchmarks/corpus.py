@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from datetime import date
 from importlib.metadata import version
@@ -43,6 +44,19 @@ def conversations(name: str) -> list[Conversation]:
             continue
         found.extend(item.conversation for item in told if item.script is None and item.conversation.has_output())
     return found
+
+
+def convert(folder: Path, out: Path, align: str) -> None:
+    """Converts one corpus, unless it lies there already."""
+    if (out / "dataset" / "manifest.json").exists():
+        return
+    command = [
+        sys.executable, "-m", "pipeline.cli", "convert", str(folder), "--out", str(out), "--align", align,
+        "--max-rejected-fraction", "1", "--test-fraction", "0", "--workers", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{folder.name}, {align}: {done.stderr.strip()}")
 
 
 def machine(command: str) -> dict[str, Any]:

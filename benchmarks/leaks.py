@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +34,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import planting, second_look  # noqa: E402
+from benchmarks import corpus, planting, second_look  # noqa: E402
 from benchmarks.planting import Plant, Planted, Record  # noqa: E402
 from pipeline import leaks  # noqa: E402
 from pipeline.checks import record_violations  # noqa: E402
@@ -72,19 +71,6 @@ def second(table: pa.Table) -> dict[tuple[int, int], str]:
     """What the second extractor finds."""
     place = {record: i for i, record in enumerate(table.column("id").to_pylist())}
     return {(place[f.record], f.event): f"{f.fact!r} (event {f.evidence})" for f in second_look.findings(table)}
-
-
-def convert(folder: Path, out: Path, align: str) -> None:
-    """Converts one corpus, unless it lies there already."""
-    if (out / "dataset" / "manifest.json").exists():
-        return
-    command = [
-        sys.executable, "-m", "pipeline.cli", "convert", str(folder), "--out", str(out), "--align", align,
-        "--max-rejected-fraction", "1", "--test-fraction", "0", "--workers", "1",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{folder.name}, {align}: {done.stderr.strip()}")
 
 
 def read_records(folder: Path, limit: int) -> list[Record]:
@@ -317,7 +303,7 @@ def main() -> None:
         records = (options.records or Path(scratch)).resolve()
         for name in names:
             for policy in POLICIES:
-                convert(options.corpora / name, records / policy / name, policy)
+                corpus.convert(options.corpora / name, records / policy / name, policy)
         everybody = chain.from_iterable(read_records(records / POLICIES[0] / name, options.limit) for name in names)
         lower = planting.lower_words(everybody)
         for name in names:

@@ -6,6 +6,7 @@ FlexAttention. Both masks are those of ``pipeline.training.masks``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,7 +212,7 @@ def _onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
     return product
 
 
-class _Attention:
+class _Attention(ABC):
     """Attention of one wave; called by every layer with queries [heads, W, d], keys and values [key heads, W, d]."""
 
     def __init__(self, wave: Wave, cache: KeyCache, capacity: int, device: torch.device) -> None:
@@ -228,6 +229,7 @@ class _Attention:
         old_values[:, self._keep_slots] = value[:, self._keep]
         return out
 
+    @abstractmethod
     def _look(
         self,
         query: torch.Tensor,
@@ -237,7 +239,7 @@ class _Attention:
         old_values: torch.Tensor,
         scale: float | None,
     ) -> torch.Tensor:
-        raise NotImplementedError
+        """What the wave's queries find in the old keys and in those of the wave."""
 
 
 class _BlockAttention(_Attention):

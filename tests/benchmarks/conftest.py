@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import leaks
+from benchmarks import corpus, leaks
 from pipeline.tokenization import TextTokenizer, load_tokenizer
 
 Record = dict[str, Any]
@@ -108,7 +108,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "".join(json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in CONVERSATIONS)
     )
     for policy in leaks.POLICIES:
-        leaks.convert(source, place / policy / "ours", policy)
+        corpus.convert(source, place / policy / "ours", policy)
     return place
 
 
