@@ -6,21 +6,25 @@ PATHs are record shards, or folders of them. A finding is a fact that an output 
 an answer or a call, a thought) which its author had read before by source order, but which has not ended by the event's
 first row (plus the clock's lag), and that nothing which has ended tells. A fact is a number of at least two digits or with
 a fraction; a capitalised name that the record never writes in lower case; an identifier; a run of five words, three of them
-long (or two, one of which was not known), or of eight Han, Kana or Hangul characters. Chunks of one part are read as one
+long (or two, one of which was not known), or of eight Han, Kana or Hangul characters. A number that the event computes
+(``48 / 2 = 24``) is its own, if it is right. Chunks of one part are read as one
 text: a word that is cut in two is said where it begins, and read where it ends. Exit 1 if anything is found.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+import operator
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from itertools import accumulate, pairwise
+from math import factorial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,8 @@ results means given calculate determine therefore however provide provided based
 check checking search searching found finding looking right wrong might going think maybe actually
 """
 _PLAIN = frozenset(_PLAIN_WORDS.split())
+#: Titles write them with a capital, and they name nobody.
+_PRONOUNS = frozenset(("you", "your", "she", "her", "his", "him", "they", "them", "their", "our"))
 _UNIT_WORDS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
 nineteen
@@ -77,6 +83,7 @@ class _Book:
     ended_on: dict[tuple[Key, int], int] = field(default_factory=dict)
     small: set[str] = field(default_factory=set)
     proper: set[str] = field(default_factory=set)
+    computed: set[tuple[int, Key]] = field(default_factory=set)
 
     def tell(self, key: Key, stream: int, end: int) -> None:
         """Something told by the row ``end`` is known from there on."""
@@ -113,9 +120,9 @@ def _of_record(record: dict[str, Any]) -> Iterator[Finding]:
         e = events[event]
         place, stream, start = _place(e), e["stream"], e["start"]
         for key, text in book.said.get(event, {}).items():
-            if _is_told(book, key, stream, start, lag):
+            if (event, key) in book.computed or _is_told(book, key, stream, start, lag):
                 continue
-            if key[0] == "name" and (key[1] in book.small or key[1] not in book.proper):
+            if key[0] == "name" and (key[1] in _PRONOUNS or key[1] in book.small or key[1] not in book.proper):
                 continue
             for other in book.read.get(key, ()):
                 o = events[other]
@@ -179,6 +186,12 @@ def _open_part(book: _Book, events: list[dict[str, Any]], part: list[int], sourc
         _note_compound(text, match, tell, note, book)
     for match in _NUMERAL.finditer(text):
         _note_number(text, match, tell, note)
+        if (
+            telling
+            and (first := holder(match.start())) in telling
+            and _is_computed(text, match.start(), match.group())
+        ):
+            book.computed.add((first, _number(match.group().replace(",", ""))))
     _note_runs(text, tell, note)
 
 
@@ -247,6 +260,63 @@ def _says_much(value: str) -> bool:
     return "." in value or len(value) >= 2
 
 
+def _is_computed(text: str, at: int, written: str) -> bool:
+    """Whether what stands before a number is an equals sign with an expression of that value on its left."""
+    line = text[max(0, at - 200) : at].rpartition("\n")[2].rstrip(" $€£\\")
+    if not line.endswith("=") or written.count(".") > 1:
+        return False
+    left = re.sub(r"\\frac\{([\d.]+)\}\{([\d.]+)\}", r"(\1)/(\2)", line[:-1])
+    left = re.sub(r"/\s*[a-z]+|(?<=\d)(?=\()", lambda m: "*" if not m[0] else "", left)
+    left = left.replace("\\times", "*").replace("\\div", "/").replace("\\cdot", "*")
+    left = re.sub(r"(?<=[\d)%a-z ])\s*[x×](?=\s*[\d($])", "*", left).replace("÷", "/").replace("^", "**")
+    left = re.sub(r"(\d+(?:\.\d+)?)\s*%", r"(\1/100)", re.sub(r"[$€£,]", "", left))
+    left = re.sub(r"(?<=\d)\s*!", "!", re.sub(r"[^\W\d_]+", " ", left))
+    left = re.sub(r"(\d+)!", lambda m: f"(1*{factorial(min(int(m[1]), 20))})", left)
+    stated = Decimal(written.replace(",", ""))
+    places = len(written.partition(".")[2])
+    hundred = 100 if text[at + len(written) : at + len(written) + 2].strip(" \\")[:1] == "%" else 1
+    found = re.search(r"[\d(][\d.()+\-*/ ]*$", left)
+    expression = found.group() if found else ""
+    while expression:
+        value = _value(expression)
+        if value is not None and abs(value * hundred - float(stated)) <= 0.51 * 10.0**-places:
+            return True
+        later = re.search(r"[\s+\-*/(=](?=[\d(])", expression)
+        expression = expression[later.end() :] if later else ""
+    return False
+
+
+def _value(expression: str) -> float | None:
+    """The value of a sum of at least two numbers; None for what is none, or too big."""
+    try:
+        tree = ast.parse(expression.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+    try:
+        return _worth(tree) if isinstance(tree, ast.BinOp) else None
+    except (ArithmeticError, TypeError):
+        return None
+
+
+_DOES: dict[type, Callable[[float, float], float]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv
+}  # fmt: skip
+
+
+def _worth(node: ast.expr) -> float:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return float(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_worth(node.operand)
+    if isinstance(node, ast.BinOp):
+        left, right = _worth(node.left), _worth(node.right)
+        if isinstance(node.op, ast.Pow) and abs(right) <= 12:
+            return float(left**right)
+        if type(node.op) in _DOES:
+            return _DOES[type(node.op)](left, right)
+    raise TypeError("no sum")
+
+
 def _note_runs(text: str, tell: Any, note: Any) -> None:
     """Five words in a row, and eight characters of scripts that are written without spaces."""
     words = [(m.group().casefold(), m.start(), m.end()) for m in _WORD.finditer(text)]
@@ -286,7 +356,7 @@ def _is_told(book: _Book, key: Key, stream: int, start: int, lag: int) -> bool:
     if kind == "id":
         pieces = [p.group().casefold() for p in _PIECE.finditer(value)]
         return known(*key) or all(known(*_number(p)) if p.isdecimal() else known("word", p) for p in pieces)
-    return known("word", value) or known("stem", value[: max(4, len(value) - 3)])
+    return known("word", value) or known("id", value + "s") or known("stem", value[: max(4, len(value) - 3)])
 
 
 def _is_spelt(value: str, known: Any) -> bool:

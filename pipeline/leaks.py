@@ -8,6 +8,7 @@ that follows them. Where a record has no source order, later inputs count, and t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns
-from pipeline.words import Mentions, key_text, scan
+from pipeline.words import CJK, Mentions, key_text, scan
 
 Verdict = Literal["clear", "leak", "weak"]
 
@@ -135,12 +136,13 @@ def _too_early(
     local[chosen] = np.arange(len(chosen))
     asked = np.zeros(len(chosen), bool)
     asked[local[suspects]] = True
-    words = scan(c.text.take(pa.array(chosen)).to_pylist(), _numbered(c, chosen))
+    parts = _numbered(c, chosen)
+    words = scan(_whole_words(c.text.take(pa.array(chosen)).to_pylist(), parts, c.is_output[chosen]), parts)
     said = words.mentions(asked)
-    every = words.mentions()
+    facts = words.facts(np.ones(len(chosen), bool))
     evidence: dict[int, list[tuple[str, int]]] = {}
 
-    required = np.flatnonzero(said.required | _named(c, chosen, every, said, is_source, order_key))
+    required = np.flatnonzero(said.required | _named(c, chosen, facts, said, is_source, order_key))
     counts = np.diff(said.pieces_at)[required]
     within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     asking = chosen[np.concatenate([said.text[required], np.repeat(said.text[required], counts)])]
@@ -161,10 +163,13 @@ def _too_early(
     copying = asked & (c.role[chosen] != "audit") & (c.kind[chosen] == "message")
     runs = words.runs_for(copying, _is_all_that_is_said(c, chosen))
     inside = np.flatnonzero((runs.first == runs.last) & copying[runs.last])
-    hashes = runs.hash.view(np.int64)
-    places = _Occurrences(c, chosen[runs.last], hashes, is_source, ready, order_key)
+    # The places of runs that nobody asks for are not wanted.
+    hashes, number = np.unique(runs.hash[inside], return_inverse=True)
+    at = np.minimum(np.searchsorted(hashes, runs.hash), max(len(hashes) - 1, 0))
+    copied = np.flatnonzero(hashes[at] == runs.hash) if len(hashes) else at[:0]
+    places = _Occurrences(c, chosen[runs.last[copied]], at[copied], is_source, ready, order_key)
     asking = chosen[runs.last[inside]]
-    for i, source in places.unread(asking, hashes[inside]):
+    for i, source in places.unread(asking, number):
         event = int(asking[i])
         told = (runs.text(int(inside[i]), words), source - int(c.offsets[c.record[event]]))
         if told not in evidence.get(event, ()):
@@ -181,21 +186,26 @@ def _is_all_that_is_said(c: EventColumns, chosen: IntArray) -> BoolArray:
 
 
 def _named(
-    c: EventColumns, chosen: IntArray, every: Mentions, said: Mentions, is_source: BoolArray, order_key: IntArray
+    c: EventColumns,
+    chosen: IntArray,
+    every: tuple[IntArray, IntArray],
+    said: Mentions,
+    is_source: BoolArray,
+    order_key: IntArray,
 ) -> BoolArray:
     """Mentions that are numbers, names or identifiers in an earlier source of their record, if not where they are said."""
-    width = int(every.key.max(initial=0)) + 1
-    source = chosen[every.text]
-    fact = every.fact & is_source[source]
-    facts = c.record[source[fact]] * width + every.key[fact]
-    order = np.lexsort((order_key[source[fact]], facts))
+    source, key = chosen[every[0]], every[1]
+    source, key = source[is_source[source]], key[is_source[source]]
+    width = max(int(key.max(initial=0)), int(said.key.max(initial=0))) + 1
+    facts = c.record[source] * width + key
+    order = np.lexsort((order_key[source], facts))
     facts, first = np.unique(facts[order], return_index=True)
     if not len(facts):
         return np.zeros(len(said.text), bool)
     event = chosen[said.text]
     wanted = c.record[event] * width + said.key
     at = np.minimum(np.searchsorted(facts, wanted), len(facts) - 1)
-    earliest = order_key[source[fact]][order][first][at]
+    earliest = order_key[source][order][first][at]
     named: BoolArray = (facts[at] == wanted) & ((earliest < order_key[event]) | (c.message[event] < 0))
     return named
 
@@ -216,6 +226,27 @@ def _numbered(c: EventColumns, chosen: IntArray) -> IntArray:
     return np.cumsum(changes)
 
 
+_LETTER = rf"[^\W{CJK}]"
+_WORD_END = re.compile(rf"{_LETTER}(?:{_LETTER}|['’@./:,\-])*$")
+_WORD_ON = re.compile(rf"['’@./:,\-]?{_LETTER}(?:{_LETTER}|['’@./:,\-])*")
+
+
+def _whole_words(texts: list[str], part: IntArray, is_output: BoolArray) -> list[str]:
+    """Words that are cut in two, as tokens are, put together: said where they begin, read where they end."""
+    cuts = [
+        i
+        for i in np.flatnonzero(np.diff(part) == 0).tolist()
+        if texts[i + 1][:1].strip() and _WORD_END.search(texts[i][-64:]) and _WORD_ON.match(texts[i + 1])
+    ]
+    for i in cuts:
+        if not is_output[i] and (tail := _WORD_END.search(texts[i])):
+            texts[i], texts[i + 1] = texts[i][: tail.start()], tail[0] + texts[i + 1]
+    for i in reversed(cuts):
+        if is_output[i] and (head := _WORD_ON.match(texts[i + 1])):
+            texts[i], texts[i + 1] = texts[i] + head[0], texts[i + 1][head.end() :]
+    return texts
+
+
 class _Occurrences:
     """Where each key of each record stands, and from which row on it was known."""
 
@@ -231,7 +262,11 @@ class _Occurrences:
         self._c, self._ready, self._order_key = c, ready, order_key
         last = int(order_key.max(initial=0)) + 1
         rank = np.where(is_source[event], order_key[event], last)
-        order = np.lexsort((rank, key, c.record[event]))
+        # Stable, so that the events may be sorted first: they are few beside their words.
+        by_rank = np.empty(len(c.record), np.int64)
+        by_rank[np.lexsort((np.where(is_source, order_key, last),))] = np.arange(len(c.record))
+        wide = int(key.max(initial=0)) + 1
+        order = np.argsort((c.record[event] * wide + key) * len(c.record) + by_rank[event])
         self._event, key, rank = event[order], key[order], rank[order]
         record = c.record[self._event]
         starts = np.ones(len(order), bool)

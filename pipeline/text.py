@@ -25,6 +25,7 @@ LONG_SENTENCE = 160
 CLAUSE = 40
 
 _PARAGRAPHS = re.compile(r"\n\s*\n")
+_NEWLINES = re.compile(r"\n\s*")
 _CLAUSE = re.compile(r"[,;:](?=\s)|[，；：、]|\}(?=,)")
 _GRAPHEME = regex.compile(r"\X")
 #: What a list item or a line of a proof is counted with; alone it is no sentence.
@@ -89,6 +90,7 @@ def _spoken(text: str, language: str) -> list[int]:
     ends: list[int] = []
     at = last = 0
     has_lines = "\n" in text
+    maybe_other = language == "en"
     for piece in _pieces(text, language):
         bare = piece.rstrip()
         end = at + len(bare)
@@ -105,14 +107,19 @@ def _spoken(text: str, language: str) -> list[int]:
             begins = max(last, text.rfind("\n", last, end)) if has_lines else last
             if _MARKER.fullmatch(text, begins, end):
                 continue
-        is_short = before.isdigit() or (bare[-1] == "." and bare[bare.rfind(" ") + 1 : -1].lower() in _ABBREVIATED)
-        if is_short and language == "en" and (other := _latin(text)) != "en":
-            return _spoken(text, other)
+        if maybe_other and (before.isdigit() or _is_abbreviated(bare)):
+            if (other := _latin(text)) != "en":
+                return _spoken(text, other)
+            maybe_other = False
         ends.append(end)
         last = end
     if language in ("km", "bo", "th", "lo"):
         return _unspaced(text, ends)
     return ends
+
+
+def _is_abbreviated(sentence: str) -> bool:
+    return sentence[-1] == "." and sentence[sentence.rfind(" ") + 1 : -1].lower() in _ABBREVIATED
 
 
 @cache
@@ -142,18 +149,8 @@ def _unspaced(text: str, ends: Sequence[int]) -> list[int]:
 
 def _line_ends(text: str) -> list[int]:
     """Where lines end, before the white space that holds the newlines."""
-    ends = []
-    size = len(text)
-    at = text.find("\n")
-    while at >= 0:
-        if end := _before_space(text, at):
-            ends.append(end)
-        while at < size and text[at].isspace():
-            at += 1
-        at = text.find("\n", at) if at < size else -1
-    if ends and not text[ends[-1] :].strip() and ends[-1] == size:
-        ends.pop()
-    return ends
+    ends = [_before_space(text, line.start()) for line in _NEWLINES.finditer(text)]
+    return ends[1:] if ends and not ends[0] else ends
 
 
 def _before_space(text: str, end: int) -> int:
@@ -255,7 +252,7 @@ def _language(text: str) -> str:
 def _latin(text: str) -> str:
     """The language of a text in Latin letters, by frequent words."""
     words = _LETTERS.findall(text[:_TELLING].lower())
-    hits = {language: sum(word in frequent for word in words) for language, frequent in _FREQUENT.items()}
+    hits = {language: sum(map(frequent.__contains__, words)) for language, frequent in _FREQUENT.items()}
     best = max(hits, key=hits.__getitem__)
     return best if hits[best] >= 2 else "en"
 

@@ -9,13 +9,16 @@ number. Keys are case-folded and without a plural s; ``1,234`` and ``1234.0`` ar
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
 
 from pipeline.arithmetic import true_results
 
@@ -23,19 +26,19 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 HashArray = npt.NDArray[np.uint64]
 
-_CJK = r"\u{3040}-\u{30ff}\u{3400}-\u{4dbf}\u{4e00}-\u{9fff}\u{ac00}-\u{d7af}"
-_LETTER = rf"[\w&&[^{_CJK}]]"
+#: Scripts that write no spaces, for a character class.
+CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_LETTER = rf"[\w&&[^{CJK}]]"
 #: Words and numbers with what joins them, single characters of scripts without spaces, and the marks that tell how a
 #: sentence, a line or a list item begins.
-_PATTERN = rf"{_LETTER}+(?:['’@./:,\-]{_LETTER}+)*|[{_CJK}]|[.!?:\n)。！？，、；：]|[-*•][ \t]"
+_PATTERN = rf"{_LETTER}+(?:['’@./:,\-]{_LETTER}+)*|[{CJK}]|[.!?:\n)=$€£+<>/。！？，、；：]|[-*•][ \t]"
 _CJK_FIRST, _CJK_RANGES = "\u3040", ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF))
 
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _PIECES = re.compile(r"[^\W\d_]+|\d+(?:,\d{3})*(?:\.\d+)?")
 _CONTRACTION = re.compile(r"^([^'’]+)['’](?:s|t|re|ve|ll|d|m)$")
-_QUOTED = re.compile(r"\"([^\"\n]{2,80})\"|“([^”\n]{2,80})”|`([^`\n]{2,80})`|「([^」\n]{2,80})」|«([^»\n]{2,80})»")
-_JOINED = re.compile(r"\w+(?:['’@./:,\-]\w+)*")
-_QUOTES = re.compile(r"[\"“`「«]")
+_QUOTED = r"\"[^\"\n]{2,80}\"|“[^”\n]{2,80}”|`[^`\n]{2,80}`|「[^」\n]{2,80}」|«[^»\n]{2,80}»"
+_MIXED = re.compile(r"[_@0-9]|[a-z][A-Z]")
 
 _DENIAL_WORDS = "not no never none nor neither without cannot false null unable 不 没 無 无"
 _DENIALS = frozenset(_DENIAL_WORDS.split())
@@ -90,6 +93,7 @@ def number_key(text: str) -> str:
     return text.lstrip("0") or "0"
 
 
+@lru_cache(maxsize=65536)
 def key_of(word: str) -> str:
     """The key of a word or number: what two spellings of it share."""
     if _NUMBER.fullmatch(word):
@@ -99,7 +103,11 @@ def key_of(word: str) -> str:
         folded = match[1]
     if folded in _SPELT:
         return _SPELT[folded]
-    return folded[:-1] if len(folded) > 3 and folded.endswith("s") and not folded.endswith("ss") else folded
+    return _singular(folded)
+
+
+def _singular(folded: str) -> str:
+    return folded[:-1] if folded[-1:] == "s" and len(folded) > 3 and folded[-2] != "s" else folded
 
 
 @lru_cache(maxsize=65536)
@@ -112,6 +120,8 @@ def pieces_of(word: str) -> tuple[str, ...]:
 
 
 def _is_identifier(word: str) -> bool:
+    if word.isascii():
+        return _MIXED.search(word) is not None or (len(word) > 1 and word.isupper())
     return (
         "_" in word
         or "@" in word
@@ -119,6 +129,24 @@ def _is_identifier(word: str) -> bool:
         or (len(word) > 1 and word.isupper())
         or any(a.islower() and b.isupper() for a, b in pairwise(word))
     )
+
+
+_CONTENT, _REQUIRED, _CAPITAL, _DENIES, _CONTRAST, _SECOND_THOUGHT, _VERDICT = 1, 2, 4, 8, 16, 32, 64
+_TOLD_BY = (
+    (_DENIALS, _DENIES), (_CONTRASTS, _CONTRAST), (_SECOND_THOUGHTS, _SECOND_THOUGHT), (_VERDICTS, _VERDICT)
+)  # fmt: skip
+#: What words tell by being there, whatever else they are.
+_TELLING = {
+    word: sum(flag for words, flag in _TOLD_BY if word in words)
+    for word in frozenset().union(*(words for words, _ in _TOLD_BY))
+}
+
+
+def _told_by(surface: str, numeric: bool) -> int:
+    """The flags of a word that says something of its own."""
+    if numeric or _is_identifier(surface):
+        return _CONTENT | _REQUIRED
+    return _CONTENT | _CAPITAL if surface[0].isupper() else _CONTENT
 
 
 class _Lexicon:
@@ -132,10 +160,11 @@ class _Lexicon:
         self.surface_texts: list[str] = []
         self.keys: dict[str, int] = {}
         self.key_texts: list[str] = []
-        self._kind: list[int] = []
-        self._key: list[int] = []
-        self._flags: list[int] = []
-        self._pieces: list[tuple[int, ...]] = []
+        self._kind = array("b")
+        self._key = array("q")
+        self._flags = array("B")
+        self._piece_count = array("q")
+        self._pieces: dict[int, tuple[int, ...]] = {}
         self._columns: tuple[npt.NDArray[np.int8], IntArray, npt.NDArray[np.uint8], IntArray] | None = None
 
     def key(self, text: str) -> int:
@@ -155,56 +184,58 @@ class _Lexicon:
         return np.array(found, dtype=np.int64)
 
     def _add(self, surface: str) -> int:
-        number = self.surfaces[surface] = len(self._kind)
+        number = self.surfaces[surface] = len(self.surface_texts)
         self.surface_texts.append(surface)
-        kind, flags = _WORD, 0
+        kind, key, flags = _WORD, -1, _TELLING.get(surface.casefold(), 0)
         pieces: tuple[int, ...] = ()
-        if not surface or not (surface[0].isalnum() or surface[0] == "_"):
+        if surface.isascii() and surface.isalpha():
+            folded = surface.lower()
+            key_text = _SPELT.get(folded) or _singular(folded)
+            key = self.key(key_text)
+            if key_text not in _STOP:
+                flags |= _CONTENT if surface == folded else _told_by(surface, numeric=False)
+        elif surface.isascii() and surface.isdecimal():
+            kind = _SHORT_NUMBER if len(surface) <= 2 else _WORD
+            key, flags = self.key(number_key(surface)), _CONTENT | _REQUIRED
+        elif not surface or not (surface[0].isalnum() or surface[0] == "_"):
             kind = _BULLET if surface and surface[0] in "-*•" else _KNOWN_MARKS.get(surface, _OTHER)
-            key = -1
         elif surface[0] >= _CJK_FIRST and any(low <= ord(surface[0]) <= high for low, high in _CJK_RANGES):
             kind, key = _CHARACTER, self.key(surface)
         else:
             key_text = key_of(surface)
             key = self.key(key_text)
             numeric = _NUMBER.fullmatch(surface) is not None
-            pieces = tuple(self.key(p) for p in pieces_of(surface))
-            if numeric and len(surface) <= 2:
-                kind = _SHORT_NUMBER
-            if key_text not in _STOP:
-                flags |= _CONTENT
-                if numeric or _is_identifier(surface):
-                    flags |= _REQUIRED
-                elif surface[0].isupper():
-                    flags |= _CAPITAL
-        if surface.casefold() in _DENIALS or surface[-3:].casefold() in ("n't", "n’t"):
-            flags |= _DENIES
-        for words, flag in ((_CONTRASTS, _CONTRAST), (_SECOND_THOUGHTS, _SECOND_THOUGHT), (_VERDICTS, _VERDICT)):
-            flags |= flag if surface.casefold() in words else 0
+            pieces = tuple(map(self.key, pieces_of(surface)))
+            kind = _SHORT_NUMBER if numeric and len(surface) <= 2 else _WORD
+            flags |= 0 if key_text in _STOP else _told_by(surface, numeric)
+            if surface[-3:].casefold() in ("n't", "n’t"):
+                flags |= _DENIES
         self._kind.append(kind)
         self._key.append(key)
         self._flags.append(flags)
-        self._pieces.append(pieces)
+        self._piece_count.append(len(pieces))
+        if pieces:
+            self._pieces[number] = pieces
         self._columns = None
         return number
 
     def columns(self) -> tuple[npt.NDArray[np.int8], IntArray, npt.NDArray[np.uint8], IntArray]:
         """By surface form: kind, key, flags, number of pieces."""
         if self._columns is None:
+            # Copies: an array that lends its memory cannot grow.
             self._columns = (
-                np.array(self._kind, np.int8),
-                np.array(self._key, np.int64),
-                np.array(self._flags, np.uint8),
-                np.array([len(p) for p in self._pieces], np.int64),
+                np.array(self._kind),
+                np.array(self._key),
+                np.array(self._flags),
+                np.array(self._piece_count),
             )
         return self._columns
 
     def pieces(self, surfaces: IntArray) -> IntArray:
         """The keys of the pieces of each surface form, one after the other."""
-        return np.array([p for s in surfaces.tolist() for p in self._pieces[s]], dtype=np.int64)
+        return np.array([p for s in surfaces.tolist() for p in self._pieces.get(s, ())], dtype=np.int64)
 
 
-_CONTENT, _REQUIRED, _CAPITAL, _DENIES, _CONTRAST, _SECOND_THOUGHT, _VERDICT = 1, 2, 4, 8, 16, 32, 64
 _lexicon = _Lexicon()
 
 
@@ -272,7 +303,7 @@ class Words:
     that are read on.
     """
 
-    texts: Sequence[str]
+    texts: pl.Series
     known_text: IntArray
     known_key: IntArray
     denies: BoolArray
@@ -285,9 +316,13 @@ class Words:
     pairs: tuple[IntArray, IntArray]
     runs: Runs
 
-    def mentions(self, asked: BoolArray | None = None) -> Mentions:
-        """What the texts that ``asked`` chooses mention; all of them if None."""
-        return _mentions(self, np.ones(len(self.texts), bool) if asked is None else asked)
+    def mentions(self, asked: BoolArray | None = None, computed: bool = False) -> Mentions:
+        """What the texts that ``asked`` chooses mention; all of them if None. ``computed``: numbers they compute too."""
+        return _mentions(self, np.ones(len(self.texts), bool) if asked is None else asked, computed)
+
+    def facts(self, asked: BoolArray) -> tuple[IntArray, IntArray]:
+        """(text, key) of every number, name and identifier in the texts that ``asked`` chooses; a pair may come twice."""
+        return _facts(self, asked)
 
     def runs_for(self, asked: BoolArray, whole: BoolArray) -> Runs:
         """The runs of all texts, and every place of a text that ``asked`` chooses and that is short, as a whole.
@@ -306,7 +341,8 @@ def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None) -
     """The words of ``texts``. Texts next to each other with one group are read on: a run of words may cross their border."""
     if len(_lexicon.surfaces) > _MOST_SURFACES:
         _lexicon.clear()
-    text, surface = _cut(texts)
+    column = pl.Series(texts, dtype=pl.String)
+    text, surface = _cut(column)
     kinds, keys, all_flags, piece_counts = _lexicon.columns()
     kind, key, flags = kinds[surface], keys[surface], all_flags[surface]
     group = np.arange(len(texts)) if groups is None else np.asarray(groups, dtype=np.int64)
@@ -328,7 +364,7 @@ def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None) -
     contrasts[text[opening[(flags[opening] & _CONTRAST) > 0]]] = True
     judges[text[opening[(flags[opening] & _VERDICT) > 0]]] = True
     return Words(
-        texts=texts,
+        texts=column,
         known_text=known_text,
         known_key=known_key,
         denies=denies,
@@ -348,10 +384,18 @@ def forget() -> None:
     _lexicon.clear()
 
 
-def _mentions(words: Words, asked: BoolArray) -> Mentions:
+def _facts(words: Words, asked: BoolArray) -> tuple[IntArray, IntArray]:
+    _, keys, _, _ = _lexicon.columns()
+    at, required = _mentioned(words, asked)
+    text, key = words.word_text[at[required]], keys[words.word_surface[at[required]]]
+    own = _computed(words.texts, text, key)
+    return text[~own], key[~own]
+
+
+def _mentions(words: Words, asked: BoolArray, computed: bool) -> Mentions:
     text, surface = words.word_text, words.word_surface
-    kinds, keys, all_flags, piece_counts = _lexicon.columns()
-    at, required = _mentioned(kinds[surface], all_flags[surface], words.group[text], asked[text])
+    _, keys, _, piece_counts = _lexicon.columns()
+    at, required = _mentioned(words, asked)
     pair_at, pair_key = words.pairs
     pair = asked[text[pair_at]]
     mention_text = np.concatenate([text[at], text[pair_at[pair]]])
@@ -363,9 +407,8 @@ def _mentions(words: Words, asked: BoolArray) -> Mentions:
         mention_text, mention_key = mention_text[order], mention_key[order]
         mention_surface, required = mention_surface[order], required[order]
     fact = required.copy()
-    required[_quoted(words.texts, mention_text, mention_key)] = True
-    own = np.zeros(len(mention_text), bool)
-    own[_computed(words.texts, mention_text, mention_key)] = True
+    required |= _quoted(words.texts, mention_text, mention_key)
+    own = np.zeros(len(mention_text), bool) if computed else _computed(words.texts, mention_text, mention_key)
     order = np.lexsort((~required, ~fact, mention_key, mention_text))
     order = order[~own[order]]
     first = np.ones(len(order), bool)
@@ -385,16 +428,17 @@ def _mentions(words: Words, asked: BoolArray) -> Mentions:
     )
 
 
-def _mentioned(
-    kind: npt.NDArray[np.int8], flags: npt.NDArray[np.uint8], group: IntArray, asked: BoolArray
-) -> tuple[IntArray, BoolArray]:
-    """The places of content words among those asked for, and which of them are numbers, names or identifiers.
+def _mentioned(words: Words, asked: BoolArray) -> tuple[IntArray, BoolArray]:
+    """The places of content words of the texts asked for, and which of them are numbers, names or identifiers.
 
     Numbers that only count the items of a list are no mentions; a capital that begins a sentence makes no name.
     """
+    kinds, _, all_flags, _ = _lexicon.columns()
+    kind, flags = kinds[words.word_surface], all_flags[words.word_surface]
+    group = words.group[words.word_text]
     previous = np.append(_STARTS, kind[:-1])[: len(kind)]
     previous[np.flatnonzero(np.diff(group, prepend=-1))] = _STARTS
-    at = np.flatnonzero((kind <= _SHORT_NUMBER) & ((flags & _CONTENT) > 0) & asked)
+    at = np.flatnonzero((kind <= _SHORT_NUMBER) & ((flags & _CONTENT) > 0) & asked[words.word_text])
     before = previous[at]
     opens = (before == _STARTS) | (before == _BULLET)
     follows = kind[np.minimum(at + 1, len(kind) - 1)]
@@ -404,12 +448,9 @@ def _mentioned(
     return at[~counts_items], required[~counts_items]
 
 
-def _cut(texts: Sequence[str]) -> tuple[IntArray, IntArray]:
+def _cut(texts: pl.Series) -> tuple[IntArray, IntArray]:
     """(text, surface form) of every word and mark, in order."""
-    import polars as pl
-    import pyarrow as pa
-
-    lists = pl.Series(texts, dtype=pl.String).str.extract_all(_PATTERN)
+    lists = texts.str.extract_all(_PATTERN)
     counts = lists.list.len().to_numpy().astype(np.int64)
     words = lists.filter(pl.Series(counts > 0)).explode().to_arrow().cast(pa.large_string()).dictionary_encode()
     numbers = _lexicon.numbers(words.dictionary.to_pylist())
@@ -454,25 +495,29 @@ def _runs(
 
 def _with_short(words: Words, asked: BoolArray, whole: BoolArray) -> Runs:
     kinds, keys, all_flags, _ = _lexicon.columns()
-    surface = words.word_surface
-    kind, key, flags = kinds[surface], keys[surface], all_flags[surface]
-    text = words.word_text
+    surface, text = words.word_surface, words.word_text
+    kind, key = kinds[surface], keys[surface]
+    holds = [np.bincount(text[places], minlength=len(words.texts)) for places in _spoken(kind)]
     found = [words.runs]
-    for places, most, alone in zip(_spoken(kind), (SHORT, SHORT_CJK), (False, True), strict=True):
-        size = np.bincount(text[places], minlength=len(words.texts))
+    for alone, places, most in zip((False, True), _spoken(kind), (SHORT, SHORT_CJK), strict=True):
+        size, other = holds[alone], holds[not alone]
+        short = asked & (size > 0) & (size <= most) & (other == 0)
         if alone:
-            size[np.unique(text[kind <= _SHORT_NUMBER])] = 0
-            enough = size >= np.where(whole, 2, 4)
-        else:
-            size[np.unique(text[kind == _CHARACTER])] = 0
-            says = np.bincount(text[places[(flags[places] & _CONTENT) > 0]], minlength=len(words.texts))
-            enough = says >= np.where(whole, 1, 2)
-        short = np.flatnonzero(asked & enough & (size > 0) & (size <= most))
-        first = np.searchsorted(text[places], short)
-        for length in np.unique(size[short]).tolist():
-            hashes = _hashes(key[places], length)
-            wanted = np.unique(hashes[first[size[short] == length]])
-            at = np.flatnonzero(np.isin(hashes, wanted))
+            short &= size >= np.where(whole, 2, 4)
+        elif short.any():
+            says = (all_flags[surface[places]] & _CONTENT) > 0
+            short &= np.bincount(text[places[says]], minlength=len(words.texts)) >= np.where(whole, 1, 2)
+        chosen = np.flatnonzero(short)
+        if not len(chosen):
+            continue
+        first = np.searchsorted(text[places], chosen)
+        begins = np.zeros(len(_lexicon.keys), bool)
+        begins[key[places[first]]] = True
+        candidates = np.flatnonzero(begins[key[places]])
+        for length in np.unique(size[chosen]).tolist():
+            wanted = _hashes(key[places], length, first[size[chosen] == length])
+            at = candidates[candidates <= len(places) - length]
+            at = at[np.isin(_hashes(key[places], length, at), wanted)]
             if alone:
                 at = at[places[at + length - 1] - places[at] == length - 1]
             found.append(_windows(places, key, text, words.group, length, at, alone))
@@ -492,7 +537,7 @@ def _windows(
     return Runs(
         first=text[places[at]],
         last=text[places[at + size - 1]],
-        hash=_hashes(key[places], size)[at],
+        hash=_hashes(key[places], size, at),
         at=places[at],
         size=np.full(len(at), -size if alone else size),
     )
@@ -502,39 +547,43 @@ def _joined(runs: Sequence[Runs]) -> Runs:
     return Runs(*(np.concatenate([getattr(r, field.name) for r in runs]) for field in fields(Runs)))
 
 
-def _hashes(key: IntArray, size: int) -> HashArray:
-    """A hash of the ``size`` keys from each place on."""
-    count = max(len(key) - size + 1, 0)
+def _hashes(key: IntArray, size: int, at: IntArray) -> HashArray:
+    """A hash of the ``size`` keys from each place of ``at`` on."""
     mixed = (key.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(29)
-    hashes = np.full(count, size, np.uint64)
-    for i in range(size if count else 0):
-        hashes = hashes * np.uint64(0x100000001B3) + mixed[i : i + count]
+    hashes = np.full(len(at), size, np.uint64)
+    for i in range(size):
+        hashes = hashes * np.uint64(0x100000001B3) + mixed[at + i]
     return hashes
 
 
-def _quoted(texts: Sequence[str], text: IntArray, key: IntArray) -> list[int]:
-    """The mentions (sorted by text) that stand in quotation marks."""
-    marked: list[int] = []
-    for i in np.unique(text).tolist():
-        if not _QUOTES.search(texts[i]):
-            continue
-        spoken = [next(filter(None, groups)) for groups in _QUOTED.findall(texts[i])]
-        words = {key_of(word) for said in spoken for word in _JOINED.findall(said)}
-        marked.extend(_places(text, key, i, words))
-    return marked
+def _quoted(texts: pl.Series, text: IntArray, key: IntArray) -> BoolArray:
+    """Which mentions stand in quotation marks in their text."""
+    asked = np.unique(text)
+    said = texts.gather(asked).str.extract_all(_QUOTED)
+    counts = said.list.len().to_numpy().astype(np.int64)
+    quote, surface = _cut(said.filter(pl.Series(counts > 0)).explode())
+    kinds, keys, _, _ = _lexicon.columns()
+    is_word = kinds[surface] <= _SHORT_NUMBER
+    owner = np.repeat(asked, counts)
+    return _among(text, key, owner[quote[is_word]], keys[surface[is_word]])
 
 
-def _computed(texts: Sequence[str], text: IntArray, key: IntArray) -> list[int]:
-    """The mentions (sorted by text) that their own text computes: ``48 / 2 = 24`` brings its 24 itself."""
-    own: list[int] = []
-    for i in np.unique(text).tolist():
-        if "=" in texts[i]:
-            own.extend(_places(text, key, i, {number_key(result) for result in true_results(texts[i])}))
-    return own
+def _computed(texts: pl.Series, text: IntArray, key: IntArray) -> BoolArray:
+    """Which mentions their own text computes: ``48 / 2 = 24`` brings its 24 itself."""
+    asked = np.unique(text)
+    chosen = texts.gather(asked)
+    shows = chosen.str.contains("=", literal=True)
+    owner, results = [], []
+    for i, equations in zip(asked[shows.to_numpy()].tolist(), chosen.filter(shows).to_list(), strict=True):
+        for result in true_results(equations):
+            owner.append(i)
+            results.append(_lexicon.keys.get(number_key(result), -1))
+    return _among(text, key, np.array(owner, np.int64), np.array(results, np.int64))
 
 
-def _places(text: IntArray, key: IntArray, i: int, words: Collection[str]) -> list[int]:
-    wanted = {_lexicon.keys.get(word) for word in words}
-    low, high = np.searchsorted(text, [i, i + 1]).tolist()
-    return [low + at for at, mentioned in enumerate(key[low:high].tolist()) if mentioned in wanted]
+def _among(text: IntArray, key: IntArray, in_text: IntArray, in_key: IntArray) -> BoolArray:
+    """Which of the pairs (text, key) are among the others."""
+    width = len(_lexicon.keys) + 1
+    found: BoolArray = np.isin(text * width + key, in_text * width + in_key)
+    return found

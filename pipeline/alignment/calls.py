@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from pipeline.alignment.plan import Plan
@@ -57,6 +57,8 @@ def reading_runs(plan: Plan, reads: str, same_tool: bool) -> list[list[Step]]:
 
     ``same_tool``: all of a run call the same tools.
     """
+    if sum(span.kind == "tool_call" for span in plan.spans) < 2:
+        return []
     failed: set[int | None] = set()
     answered: set[int | None] = set()
     by_message: dict[int | None, list[Span]] = {}
@@ -112,9 +114,9 @@ def give_slots(plan: Plan) -> None:
     names = {stream.name: column for column, stream in enumerate(plan.streams)}
     old = {column: stream.name for column, stream in enumerate((*others, *plan.streams[len(others) :]))}
     plan.spans = tuple(
-        replace(span, stream=names[f"tool/{slot_of[span.call]}"])
+        span.on(names[f"tool/{slot_of[span.call]}"])
         if span.call in slot_of and span.kind in ("header", "tool_result")
-        else replace(span, stream=names[old[span.stream]])
+        else span.on(names[old[span.stream]])
         if span.stream in old
         else span
         for span in plan.spans

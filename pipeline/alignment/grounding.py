@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.alignment.plan import Plan
-from pipeline.words import Words, scan
+from pipeline.words import Mentions, Words, scan
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -61,9 +61,10 @@ class Ground:
         self._words: Words | None = None
 
     def _words_of(self, plans: set[int]) -> Words:
-        """The words of at least these plans; of the others, if nobody has asked about them, there are none."""
+        """The words of at least these plans; of those about which nobody can ask there are none."""
         if self._words is None or not plans <= self._scanned:
-            self._scanned |= plans
+            # Another policy asks about others: all that has something to ask about is looked at once.
+            self._scanned |= plans | {number for number, plan in enumerate(self.plans) if _may_be_asked(plan)}
             texts: list[str] = []
             for number, plan in enumerate(self.plans):
                 texts.extend(_chunk_texts(plan) if number in self._scanned else [""] * len(plan.chunk_end))
@@ -114,26 +115,39 @@ class Ground:
         needed = np.where(needed >= first, np.minimum(with_buts[np.maximum(needed, 0)], stop - 1), needed)
         return np.where(ungrounded, -1, needed).tolist()  # type: ignore[no-any-return]
 
-    def copied(self, questions: Questions) -> list[int]:
+    def copied(self, questions: Questions, *, words: bool = False) -> list[int]:
         """Per question, the last chunk of the reading that it copies a fact or a run of words from which stood nowhere before.
 
         The least that it must wait for, whatever else says that it may start; ``first - 1`` where it copies nothing.
+        ``words``: every word that says something counts, and every number, computed or not.
         """
         if not questions.chunk:
             return []
-        q = self._lookup(questions)
+        q = self._lookup(questions, computed=words)
         needed = np.array(questions.first, dtype=np.int64) - 1
-        must = q.required & (q.place >= 0)
+        must = (q.required | words) & (q.place >= 0)
         np.maximum.at(needed, q.asked[must], q.place[must])
         np.maximum.at(needed, q.run_asked, q.run_place)
         return needed.tolist()  # type: ignore[no-any-return]
 
-    def _lookup(self, questions: Questions) -> _Answers:
+    def _lookup(self, questions: Questions, computed: bool = False) -> _Answers:
         is_reading = np.zeros(len(self._plan_of), bool)
         for first, stop in questions.reading:
             is_reading[first:stop] = True
         words = self._words_of(set(self._plan_of[np.array(questions.chunk)].tolist()))
-        return _Answers(words, questions, self.base[self._plan_of], is_reading, self._is_call, self._is_whole)
+        mentions = words.mentions(_marked(questions.chunk, len(is_reading)), computed)
+        return _Answers(words, mentions, questions, self.base[self._plan_of], is_reading, self._is_call, self._is_whole)
+
+
+def _may_be_asked(plan: Plan) -> bool:
+    """Whether there is a chunk that a policy may let go early: a piece of what is said, or a call behind another."""
+    return len(plan.chunk_end) > len(plan.spans) or sum(span.kind == "tool_call" for span in plan.spans) > 1
+
+
+def _marked(places: Sequence[int], size: int) -> BoolArray:
+    marked = np.zeros(size, bool)
+    marked[places] = True
+    return marked
 
 
 def _last(flags: BoolArray) -> IntArray:
@@ -153,6 +167,7 @@ class _Answers:
     def __init__(
         self,
         words: Words,
+        mentions: Mentions,
         questions: Questions,
         base: IntArray,
         is_reading: BoolArray,
@@ -166,11 +181,10 @@ class _Answers:
         self._stop = np.array(questions.stop, dtype=np.int64)
         self._alone = np.array(questions.alone, dtype=bool)
         self._base = base[self._chunk]
-        asked = np.zeros(len(is_reading), bool)
-        asked[self._chunk] = True
-        self._mentions = words.mentions(asked)
-        facts = words.mentions(is_reading)
-        names = _Places(facts.key[facts.fact], facts.text[facts.fact])
+        asked = _marked(questions.chunk, len(is_reading))
+        self._mentions = mentions
+        read, fact = words.facts(is_reading)
+        names = _Places(fact, read)
         self._known = _Places(words.known_key, words.known_text)
         self.asked, mention = _joined(self._mentions.text, self._chunk)
         self.required = self._mentions.required[mention]

@@ -2,7 +2,7 @@
 
 Only for translation, line-by-line work and the like: where the chunks of an answer do not follow those of its input, the claim
 is false, so ``auto`` never chooses it. What can be seen of it in the words is verified: a chunk also waits for the
-last chunk of the input that it copies a fact from. The last chunk of a message waits for all input, since its end says that
+last chunk of the input that brings a word it says. The last chunk of a message waits for all input, since its end says that
 nothing more will come. Calls wait for everything.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
@@ -22,16 +23,19 @@ from pipeline.alignment.grounding import Questions
 from pipeline.alignment.plan import Batch, Cut, Plan
 from pipeline.text import cut
 from pipeline.timeline import Draft, Span, Stream
-from pipeline.words import key_of, pieces_of
+from pipeline.words import CJK, key_of, pieces_of
 
 NAME = "wait_k"
 CLAIM = "output chunk i corresponds to input chunk i, so it waits for input chunk i + k - 1 only"
 
-#: Words, and pairs of characters of scripts without spaces.
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"(?=([{_CJK}]{{2}}))|[^\W{_CJK}]+(?:['’@./:,\-][^\W{_CJK}]+)*")
+#: Words, and pairs of characters of scripts without spaces, whatever mark stands between them.
+_WORD = re.compile(rf"(?=([{CJK}])[^\w\s]?([{CJK}]))|[^\W{CJK}]+(?:['’@./:,\-][^\W{CJK}]+)*")
 
-_CJK_CHARACTER = re.compile(f"[{_CJK}]")
+_BETWEEN_SPACES = re.compile(r"[^\s\"'“”()\[\]{},;:.!?<>*，。、；：？！「」《》]{2,}")
+#: Words of a run whose copying counts, where chunks are tokens; seven pairs are eight characters.
+_RUN_FROM, _RUN_TO = 3, 7
+
+_CJK_CHARACTER = re.compile(f"[{CJK}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,9 @@ def relax(batch: Batch, params: Params) -> None:
                         questions.add(base + chunk, base + first, base + stop, alone=True)
                         asked.append((plan, chunk, last, read, base))
     if asked:
-        for (plan, chunk, last, read, base), copied in zip(asked, batch.ground.copied(questions), strict=True):
+        for (plan, chunk, last, read, base), copied in zip(
+            asked, batch.ground.copied(questions, words=True), strict=True
+        ):
             _drop_behind(plan, chunk, read, max(last, copied - base))
 
 
@@ -173,19 +179,19 @@ def _is_pair(text: str, start: int) -> bool:
 
 
 def _copied_words(plan: Plan, pair: _Pair) -> dict[int, int]:
-    """For chunks that are pieces of words: the last chunk of the reading that brings a word which the chunk is a piece of."""
-    known: dict[str, int] = {}
+    """For chunks that are pieces of words: the last chunk of the reading that brings a word or a run of words they end."""
+    known: dict[tuple[str, ...], int] = {}
     for span in range(pair.speaking[0]):
         if plan.spans[span].kind == "header":
             continue
         is_read = span in pair.reading
-        for keys, _, end in _words(plan.spans[span].text):
+        for keys, _, end in _said(plan.spans[span].text):
             at = _chunk_at(plan, span, end) if is_read else -1
             for key in keys:
                 known.setdefault(key, at)
     copied: dict[int, int] = {}
     for span in pair.speaking:
-        for keys, start, end in _words(plan.spans[span].text):
+        for keys, start, end in _said(plan.spans[span].text):
             last = max((known.get(key, -1) for key in keys), default=-1)
             if last >= 0:
                 for chunk in range(_chunk_at(plan, span, start + 1), _chunk_at(plan, span, end) + 1):
@@ -193,11 +199,25 @@ def _copied_words(plan: Plan, pair: _Pair) -> dict[int, int]:
     return copied
 
 
+def _said(text: str) -> Iterator[tuple[list[tuple[str, ...]], int, int]]:
+    """Of each word, what it says: itself, its pieces, and the runs of words that it ends; and where it stands.
+
+    So does what stands between spaces as a whole: a password or a path has no words.
+    """
+    before: deque[str] = deque(maxlen=_RUN_TO)
+    for keys, start, end in _words(text):
+        before.append(keys[0])
+        words = tuple(before)
+        yield [(key,) for key in keys] + [words[-size:] for size in range(_RUN_FROM, len(words) + 1)], start, end
+    for match in _BETWEEN_SPACES.finditer(text):
+        yield [("", match[0].casefold())], match.start(), match.end()
+
+
 def _words(text: str) -> Iterator[tuple[tuple[str, ...], int, int]]:
     """The keys of each word and its pieces, and where it stands."""
     for match in _WORD.finditer(text):
-        word = match[1] or match[0]
-        yield (key_of(word), *pieces_of(word)), match.start(), match.start() + len(word)
+        word = match[1] + match[2] if match[1] else match[0]
+        yield (key_of(word), *pieces_of(word)), match.start(), match.end(2) if match[1] else match.end()
 
 
 def _chunk_at(plan: Plan, span: int, end: int) -> int:

@@ -242,3 +242,22 @@ def test_the_command_says_in_one_line_what_it_cannot_read(tmp_path: Path) -> Non
     damaged = run(str(broken))
     assert (damaged.returncode, damaged.stderr.count("\n")) == (2, 1)
     assert "Traceback" not in damaged.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "own"),
+    [
+        ("48 / 2 = 24.", "24"),
+        ("6 boats x $4 = $24", "24"),
+        ("4! = 24", "24"),
+        ("60% * 40% = 24%", "24"),
+        ("48/2 = <<48/2=24>>24", "24"),
+        (r"\frac{48}{2} = 24", "24"),
+        ("1,200 - 3*(8) = 1,176", "1,176"),
+    ],
+)
+def test_a_number_that_is_computed_is_its_authors_own_if_it_is_right(said: str, own: str) -> None:
+    read = event("user", 0, 20, f"Later we had {own} of them, and 99 in the end.", 0)
+    assert own not in facts(read, event("assistant", 5, 30, said, 1))
+    wrong = "99".join(said.rsplit(own, 1))
+    assert "99" in facts(read, event("assistant", 5, 30, wrong, 1))
