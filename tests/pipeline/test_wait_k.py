@@ -80,28 +80,12 @@ def test_a_chunk_waits_for_every_word_that_its_input_brings(smollm2: TextTokeniz
 
 def test_tokens_that_copy_wait_for_the_place_they_copy_from(smollm2: TextTokenizer) -> None:
     """Each word of the answer has been read before its run of words is read."""
-    conversation = talk(
-        message("user", "Sam can see it all. The cat sat on a mat and can see it all the time, said Sam to his cat."),
-        message("assistant", "The cat can see it all the time."),
-    )
+    user = "Time is all the cat can see, it said to Sam. Now the cat can see it all the time, and then Sam went home to sleep."
+    conversation = talk(message("user", user), message("assistant", "The cat can see it all the time and goes."))
     told = record(conversation, "wait_k:k=1,chunk=token", smollm2)
     place = next(e["end"] for e in events_on(told, "user") if e["text"].endswith(" time"))
     last = next(e for e in events_on(told, "assistant") if e["text"].startswith(" time"))
     assert last["start"] >= place
-
-
-def test_words_that_tokens_cut_are_compared_as_wholes(smollm2: TextTokenizer) -> None:
-    conversation = talk(
-        message(
-            "user", "Open `missing_colon.py` now, and then look at ./missing_colon.py once more if you can, please."
-        ),
-        message(
-            "assistant", "I open `missing_colon.py` now, and then I look at it once more, if I can, as you please."
-        ),
-    )
-    table = tables([conversation], "wait_k:k=1,chunk=token", smollm2).records
-    assert len(next(to_json(table))["events"]) > 20
-    assert [f.evidence for f in lexical(table) if f.verdict != "clear"] == []
 
 
 def test_the_last_chunk_waits_for_all_input_since_its_end_says_that_nothing_follows(smollm2: TextTokenizer) -> None:
