@@ -54,28 +54,19 @@ def test_chunk_i_starts_when_input_chunk_i_and_k_minus_one_more_have_been_read(s
     assert events_on(told, "assistant")[0]["start"] < events_on(told, "user")[-1]["end"]
 
 
-def test_a_chunk_also_waits_for_the_line_that_it_copies_from(smollm2: TextTokenizer) -> None:
+@pytest.mark.parametrize(("line", "word"), [("Code HAT042 is valid.", "HAT042"), ("All from our orchard.", "orchard")])
+def test_a_chunk_also_waits_for_the_line_that_brings_a_fact_or_word_it_says(
+    smollm2: TextTokenizer, line: str, word: str
+) -> None:
     conversation = talk(
-        message("user", "One red apple.\nTwo green pears.\nCode HAT042 is valid.\nThree plums.\nFour figs."),
-        message("assistant", "Ein roter Apfel.\nHAT042 und zwei Birnen.\nGültig.\nDrei Pflaumen.\nVier Feigen."),
+        message("user", f"One red apple.\nTwo green pears.\n{line}\nThree plums.\nFour figs."),
+        message("assistant", f"Ein roter Apfel.\nZwei {word} Birnen.\nAlle.\nDrei Pflaumen.\nVier Feigen."),
     )
     told = record(conversation, "wait_k", smollm2)
-    (code,) = [e for e in events_on(told, "user") if "HAT042" in e["text"]]
+    (brings,) = [e for e in events_on(told, "user") if word in e["text"]]
     answers = events_on(told, "assistant")
-    assert answers[0]["start"] < code["end"]
-    assert answers[1]["start"] == code["end"]
-
-
-def test_a_chunk_waits_for_every_word_that_its_input_brings(smollm2: TextTokenizer) -> None:
-    conversation = talk(
-        message("user", "One red apple.\nTwo green pears.\nAll from our orchard.\nThree plums.\nFour figs."),
-        message("assistant", "Ein roter Apfel.\nZwei orchard Birnen.\nAlle.\nDrei Pflaumen.\nVier Feigen."),
-    )
-    told = record(conversation, "wait_k", smollm2)
-    (line,) = [e for e in events_on(told, "user") if "orchard" in e["text"]]
-    answers = events_on(told, "assistant")
-    assert answers[0]["start"] < line["end"]
-    assert answers[1]["start"] == line["end"]
+    assert answers[0]["start"] < brings["end"]
+    assert answers[1]["start"] == brings["end"]
 
 
 def test_tokens_that_copy_wait_for_the_place_they_copy_from(smollm2: TextTokenizer) -> None:
