@@ -186,11 +186,7 @@ def _open_part(book: _Book, events: list[dict[str, Any]], part: list[int], sourc
         _note_compound(text, match, tell, note, book)
     for match in _NUMERAL.finditer(text):
         _note_number(text, match, tell, note)
-        if (
-            telling
-            and (first := holder(match.start())) in telling
-            and _is_computed(text, match.start(), match.group())
-        ):
+        if telling and (first := holder(match.start())) in telling and _is_computed(text, match.start(), match.group()):
             book.computed.add((first, _number(match.group().replace(",", ""))))
     _note_runs(text, tell, note)
 
