@@ -1,7 +1,8 @@
 """tools_async: calls leave on the call stream, results arrive on tool slots, and nothing waits for what it does not need.
 
 A result waits for its own call only, so parallel calls run side by side. Within one message a call and the words around
-it wait neither for each other: the words bring nothing to the call that its author had not read or thought before.
+it wait neither for each other: the words bring nothing to the call that its author had not read or thought before (under
+``information``, where it was scored behind those words, they keep their order).
 What comes after the results waits for them, as its author did.
 
 *Early calls*: a call that only reads, and that follows other such calls in the same turn, leaves as soon as its arguments and
@@ -89,18 +90,20 @@ def cuts(draft: Draft, streams: tuple[Stream, ...], spans: tuple[Span, ...], par
 
 def relax(batch: Batch, params: Params) -> None:
     """Results wait for their call; calls and words of one message do not wait for each other; reading calls leave early."""
+    # Where a model has measured what calls need to know, names and arguments have no say; and what it measured was a call
+    # behind the words of its message.
+    measured = "information" in batch.policies
     for plan in batch.plans:
         if any(span.kind == "tool_call" for span in plan.spans):
-            _relax_plan(plan, params)
-    # Where a model has measured what calls need to know, names and arguments have no say.
-    if params.early != "off" and "information" not in batch.policies:
+            _relax_plan(plan, params, beside_words=not measured)
+    if params.early != "off" and not measured:
         _leave_early(batch, params)
     for plan in batch.plans:
         if any(len(run) > 1 for run in reading_runs(plan, params.reads, same_tool=False)):
             give_slots(plan)
 
 
-def _relax_plan(plan: Plan, params: Params) -> None:
+def _relax_plan(plan: Plan, params: Params, beside_words: bool) -> None:
     call_span: dict[int, int] = {}
     for message in plan.messages():
         words = [s for s in message if plan.is_output(s) and plan.spans[s].source_kind == "text"]
@@ -108,9 +111,9 @@ def _relax_plan(plan: Plan, params: Params) -> None:
         if calls:
             word_bits, call_bits = plan.mask(words), plan.mask(calls)
             for span in calls:
-                plan.drop(plan.chunks(span), word_bits | call_bits)
+                plan.drop(plan.chunks(span), word_bits | call_bits if beside_words else call_bits)
                 call_span[plan.spans[span].call or 0] = span
-            for span in words:
+            for span in words if beside_words else ():
                 plan.drop(plan.chunks(span), call_bits)
         for span in message:
             call = plan.spans[span].call

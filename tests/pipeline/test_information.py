@@ -143,3 +143,13 @@ def test_the_packaged_model_scores_once_and_its_gains_stay_below_epsilon(tmp_pat
     gains, counters = record_gains(Scorer("smollm2"), runs[0].records)
     assert counters.scored == sum(gain is not None and gain != 0 for gain in gains)
     assert max((gain for gain in gains if gain is not None), default=0.0) <= 0.05 + 1e-3
+
+
+def test_a_call_is_said_behind_the_words_it_was_scored_behind(smollm2: TextTokenizer) -> None:
+    conversation = talk(
+        message("user", "Which files are here?"), message("assistant", "I will list them.", call("ls", "{}"))
+    )
+    together, _ = told(conversation, "tools_async", [], smollm2)
+    assert events_on(together, "call")[0]["start"] == events_on(together, "assistant")[0]["start"]
+    scored, _ = told(conversation, "information+tools_async", [], smollm2)
+    assert events_on(scored, "call")[0]["start"] == events_on(scored, "assistant")[0]["end"]
