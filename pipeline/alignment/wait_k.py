@@ -103,7 +103,7 @@ def relax(batch: Batch, params: Params) -> None:
             reading = _units(batch, plan, pair.reading, params)
             if not reading or reading[-1].count <= params.k:
                 continue
-            copies = _copied_words(plan, pair) if params.chunk == "token" else {}
+            copies = _copied_words(plan, pair)
             read, counts = plan.mask(pair.reading), [unit.count for unit in reading]
             base, first, stop = 0, plan.first[pair.reading[0]], plan.first[pair.reading[-1] + 1]
             if params.chunk != "token":
@@ -179,7 +179,7 @@ def _is_pair(text: str, start: int) -> bool:
 
 
 def _copied_words(plan: Plan, pair: _Pair) -> dict[int, int]:
-    """For chunks that are pieces of words: the last chunk of the reading that brings a word or a run of words they end."""
+    """For each chunk, the last chunk of the reading that first brings a word, or a run of words, that ends in it."""
     known: dict[tuple[str, ...], int] = {}
     for span in range(pair.speaking[0]):
         if plan.spans[span].kind == "header":

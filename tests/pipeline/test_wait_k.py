@@ -69,6 +69,17 @@ def test_a_chunk_also_waits_for_the_line_that_brings_a_fact_or_word_it_says(
     assert answers[1]["start"] == brings["end"]
 
 
+def test_a_chunk_waits_for_a_run_of_words_though_each_word_was_read_before(smollm2: TextTokenizer) -> None:
+    conversation = talk(
+        message("user", "Green cream.\nHeavy pound.\nFour pears.\nOne heavy cream pound.\nTwo plums."),
+        message("assistant", "Grün.\nUn heavy cream pound.\nVier.\nEin Pfund.\nZwei."),
+    )
+    told = record(conversation, "wait_k", smollm2)
+    (brings,) = [e for e in events_on(told, "user") if "heavy cream pound" in e["text"]]
+    (says,) = [e for e in events_on(told, "assistant") if "heavy cream pound" in e["text"]]
+    assert says["start"] == brings["end"]
+
+
 def test_tokens_that_copy_wait_for_the_place_they_copy_from(smollm2: TextTokenizer) -> None:
     """Each word of the answer has been read before its run of words is read."""
     user = "Time is all the cat can see, it said to Sam. Now the cat can see it all the time, and then Sam went home to sleep."
