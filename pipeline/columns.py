@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,22 @@ def event_columns(table: pa.Table) -> EventColumns:
         lag=_ints(clock.field("lag")),
         real_time=pc.is_valid(clock.field("ms_per_row")).to_numpy(zero_copy_only=False),
     )
+
+
+def with_event_field(table: pa.Table, name: str, values: Sequence[object]) -> pa.Table:
+    """The table with one field of its events replaced: a value per event, in the order of the flattened events."""
+    index = table.schema.get_field_index("events")
+    events = table.column("events").combine_chunks()
+    flat = events.flatten()
+    fields = list(flat.type)
+    arrays = [pa.array(values, f.type) if f.name == name else flat.field(f.name) for f in fields]
+    counts = pc.list_value_length(events).to_numpy(zero_copy_only=False)
+    rebuilt = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()),
+        pa.StructArray.from_arrays(arrays, fields=fields),
+        type=events.type,
+    )
+    return table.set_column(index, table.schema.field(index), rebuilt)
 
 
 def _ints(array: pa.Array) -> IntArray:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns
+from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns, with_event_field
 from pipeline.words import CJK, Mentions, key_text, scan
 
 Verdict = Literal["clear", "leak", "weak"]
@@ -58,19 +58,12 @@ def _aligned(table: pa.Table) -> BoolArray:
 
 def with_verdicts(table: pa.Table, findings: list[Finding]) -> pa.Table:
     """The table with each finding's verdict stored in its event's ``lexical`` column."""
-    index = table.schema.get_field_index("events")
-    events = table.column("events").combine_chunks()
-    flat = events.flatten()
-    offsets = np.concatenate([[0], np.cumsum(np.array(pa.compute.list_value_length(events)))]).astype(np.int64)
-    verdicts: list[str | None] = [None] * len(flat)
+    counts = pa.compute.list_value_length(table.column("events").combine_chunks())
+    offsets = np.concatenate([[0], np.cumsum(np.array(counts))]).astype(np.int64)
+    verdicts: list[str | None] = [None] * int(offsets[-1])
     for finding in findings:
         verdicts[int(offsets[finding.record]) + finding.event] = finding.verdict
-    fields = list(flat.type)
-    arrays = [pa.array(verdicts, pa.string()) if f.name == "lexical" else flat.field(f.name) for f in fields]
-    rebuilt = pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(arrays, fields=fields), type=events.type
-    )
-    return table.set_column(index, table.schema.field(index), rebuilt)
+    return with_event_field(table, "lexical", verdicts)
 
 
 def _findings(c: EventColumns, is_source: BoolArray, among: BoolArray) -> Iterator[Finding]:

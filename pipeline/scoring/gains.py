@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns
+from pipeline.columns import BoolArray, EventColumns, IntArray, event_columns, with_event_field
 from pipeline.scoring.prefixes import Compiled, encode_chunks
 from pipeline.scoring.rendering import Piece, chat_role, in_one_message
 from pipeline.scoring.scorer import Scorer
@@ -102,17 +102,7 @@ def event_gains(
 
 def with_gains(table: pa.Table, gains: Sequence[float | None]) -> pa.Table:
     """The table with the gains of ``record_gains`` in the ``gain`` column of its events."""
-    index = table.schema.get_field_index("events")
-    events = table.column("events").combine_chunks()
-    flat = events.flatten()
-    fields = list(flat.type)
-    arrays = [pa.array(gains, pa.float32()) if f.name == "gain" else flat.field(f.name) for f in fields]
-    counts = pa.compute.list_value_length(events).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    rebuilt = pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(arrays, fields=fields), type=events.type
-    )
-    return table.set_column(index, table.schema.field(index), rebuilt)
+    return with_event_field(table, "gain", gains)
 
 
 def _score(
