@@ -117,7 +117,7 @@ def run_synthesize(config: BuildConfig, base: Path, out: Path, fresh: bool, watc
             config.convert.lag,
             base,
             fresh,
-            progress=lambda done, total: watcher.progress(done, "dialogues"),
+            progress=lambda state: watcher.progress(state.done, "dialogues"),
         )
     except SynthError as error:
         raise PipelineError(str(error)) from error

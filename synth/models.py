@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import packaged
+from pipeline.manifest import canonical_json
 from synth.engines import Message
 from synth.errors import SynthError
 
@@ -60,10 +63,47 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return ids
 
 
-def check_length(prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
-    """Raise SynthError where a prompt and its longest answer exceed the context."""
-    if prompt_tokens + max_tokens > max_model_len:
+def too_long(prompt_tokens: int, max_tokens: int, max_model_len: int) -> str | None:
+    """What to say where a prompt and its longest answer exceed the context; None where they fit."""
+    if prompt_tokens + max_tokens <= max_model_len:
+        return None
+    return (
+        f"a prompt of {prompt_tokens} tokens and max_tokens {max_tokens} exceed engine.max_model_len "
+        f"{max_model_len}: raise it, or shorten the scenario"
+    )
+
+
+def weights(name: str) -> dict[str, Any]:
+    """Which weights a model or adapter is, as JSON values, without reading them: part of a stored answer's key.
+
+    A folder is its name and the names, sizes and times of its files (one that was trained again is another model); what
+    came from the Hub is its name and, once fetched, its commit.
+    """
+    path = Path(name).expanduser()
+    if name != PACKAGED and path.is_dir():
+        files = sorted((f.relative_to(path).as_posix(), f.stat()) for f in path.rglob("*") if f.is_file())
+        listed = [[file, stat.st_size, stat.st_mtime_ns] for file, stat in files]
+        return {"name": path.resolve().name, "files": hashlib.sha256(canonical_json(listed).encode()).hexdigest()}
+    if name != PACKAGED:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(name, "config.json")
+        if isinstance(found, str):
+            return {"name": name, "commit": Path(found).parent.name}
+    return {"name": name}
+
+
+def adapter_rank(folder: str) -> int:
+    """The rank of a LoRA adapter in PEFT's format.
+
+    Raises:
+        SynthError: the folder holds no adapter.
+    """
+    path = Path(folder).expanduser() / "adapter_config.json"
+    try:
+        rank = json.loads(path.read_text(encoding="utf-8"))["r"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SynthError(
-            f"a prompt of {prompt_tokens} tokens and max_tokens {max_tokens} exceed engine.max_model_len "
-            f"{max_model_len}: raise it, or shorten the scenario"
-        )
+            f"{folder} holds no LoRA adapter: its adapter_config.json cannot be read, or has no r"
+        ) from error
+    return int(rank)

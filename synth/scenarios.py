@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
+import regex
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from pipeline.timeline import Stream
 from synth.errors import SynthError
+from synth.patterns import PATTERNS
 
 SILENCE = "-"
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\n]+$")]
 StreamName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(/[0-9]+)?$", max_length=32)]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{1,31}$")]
+ScriptName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]+$")]
+DomainName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=32)]
+Topics = Annotated[tuple[Line, ...], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -51,28 +57,72 @@ class RowRange(_Strict):
         return self
 
 
+class Latency(_Strict):
+    """How many slices lie between a call and its result, both ends included; 1 is the slice after the call."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    max: Annotated[int, Field(ge=1)] = 3
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"latency.min {self.min} is above latency.max {self.max}")
+        return self
+
+
+class ToolSpec(_Strict):
+    """A tool that the scene has.
+
+    ``simulator``: who makes its results: ``calculator`` computes, ``clock`` tells the time, ``lookup`` finds the query among
+    ``entries`` (query to answer), ``model`` has the chat model play it, told what a result is by ``says``.
+    """
+
+    name: ToolName
+    description: Line
+    simulator: Literal["calculator", "clock", "lookup", "model"]
+    latency: Latency = Latency()
+    entries: dict[Line, Line] = {}
+    says: Line | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.simulator == "lookup") != bool(self.entries):
+            raise ValueError("entries: simulator lookup needs some, the others have none")
+        if (self.simulator == "model") != (self.says is not None):
+            raise ValueError("says: simulator model needs it, the others have none")
+        return self
+
+
 Track = Annotated[str, StringConstraints(pattern=r"^[x-]+$")]
 
 
 class Scenario(_Strict):
     """One kind of scene.
 
-    ``weight``: its share among the scenarios of a run. ``opens``: the stream that speaks first; output streams must be
-    silent until the row after its first words. ``min_overlap``: rows in which at least two streams speak. ``scores``:
-    timings to draw from; per stream one letter a row, ``x`` where it speaks and ``-`` where it is silent. ``example``:
-    a table shown to the writer, rows of cells in the order of ``streams``, ``-`` for silence; it has to pass the same
-    checks as what the writer makes.
+    ``weight``: its share among the scenarios of a run. ``patterns``: what has to happen, names of
+    :data:`synth.patterns.PATTERNS`. ``opens``: the stream that speaks first; output streams must be silent until the row
+    after its first words. ``min_overlap``: rows in which at least two streams speak. ``scores``: timings to draw from; per
+    stream one letter a row, ``x`` where it speaks and ``-`` where it is silent. ``topics``: what a scene may be about;
+    ``domains``: the same by field of life. ``personas``: per stream, who may be speaking there. ``tools``: what a ``call``
+    stream may call. ``scripts``: Unicode scripts that letters may be of. ``example``: a table shown to the writer, rows of
+    cells in the order of ``streams``, ``-`` for silence; it has to pass the same checks as what the writer makes.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
     description: str
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    patterns: tuple[str, ...] = ()
+    language: Line = "English"
+    scripts: Annotated[tuple[ScriptName, ...], Field(min_length=1)] = ("Latin",)
     streams: Annotated[tuple[StreamSpec, ...], Field(min_length=2, max_length=16)]
     opens: StreamName | None = None
     rows: RowRange
     min_overlap: Annotated[int, Field(ge=0)] = 1
     scores: tuple[dict[StreamName, Track], ...] = ()
-    topics: Annotated[tuple[Line, ...], Field(min_length=1)]
+    topics: tuple[Line, ...] = ()
+    domains: dict[DomainName, Topics] = {}
+    personas: dict[StreamName, Annotated[tuple[Line, ...], Field(min_length=1)]] = {}
+    tools: tuple[ToolSpec, ...] = ()
     example_topic: Line | None = None
     example: tuple[tuple[Line, ...], ...] = ()
 
@@ -83,6 +133,38 @@ class Scenario(_Strict):
         if not text:
             raise ValueError("description is empty")
         return text
+
+    @field_validator("scripts")
+    @classmethod
+    def _known_scripts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                regex.compile(rf"\p{{Script={name}}}")
+            except regex.error as error:
+                raise ValueError(f"{name} is no Unicode script, such as Latin or Cyrillic") from error
+        return value
+
+    @field_validator("patterns")
+    @classmethod
+    def _known_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PATTERNS:
+                raise ValueError(f"there is no pattern {name}; there are {', '.join(PATTERNS)}")
+        if len(set(value)) < len(value):
+            raise ValueError("a pattern is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _has_roles(self) -> Self:
+        roles = {stream.role for stream in self.streams}
+        for name in self.patterns:
+            if missing := [role for role in PATTERNS[name].ROLES if role not in roles]:
+                raise ValueError(f"pattern {name} needs a stream of role {' and one of role '.join(missing)}")
+        if self.tools and not {"call", "tool"} <= roles:
+            raise ValueError("tools: they need a stream of role call and one of role tool")
+        if len({tool.name for tool in self.tools}) < len(self.tools):
+            raise ValueError("two tools have the same name")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -95,6 +177,10 @@ class Scenario(_Strict):
             raise ValueError("no stream is an output")
         if self.opens is not None and self.opens not in names:
             raise ValueError(f"opens: there is no stream {self.opens}")
+        if not self.topics and not self.domains:
+            raise ValueError("at least 1 topic is needed, in topics or in domains")
+        if unknown := sorted(set(self.personas) - set(names)):
+            raise ValueError(f"personas: there is no stream {unknown[0]}")
         if self.min_overlap > self.rows.min:
             raise ValueError(f"min_overlap {self.min_overlap} is above rows.min {self.rows.min}")
         for number, score in enumerate(self.scores, 1):
@@ -110,28 +196,109 @@ class Scenario(_Strict):
                 raise ValueError(f"example row {number} has {len(row)} cells for {len(names)} streams")
         return self
 
+    def subjects(self) -> tuple[tuple[str, str], ...]:
+        """All (domain, topic) in the order of the file; the domain of ``topics`` is the empty string."""
+        named = ((domain, topic) for domain, topics in self.domains.items() for topic in topics)
+        return (*(("", topic) for topic in self.topics), *named)
+
     @property
     def cells(self) -> tuple[tuple[str | None, ...], ...]:
         """The example ``[row][stream]``, silence as None."""
         return tuple(tuple(None if cell == SILENCE else cell for cell in row) for row in self.example)
 
 
+class _Shared(_Strict):
+    """What a file that is included may hold. ``tools`` by name."""
+
+    domains: dict[DomainName, Topics] = {}
+    personas: dict[StreamName, Annotated[tuple[Line, ...], Field(min_length=1)]] = {}
+    tools: dict[ToolName, ToolSpec] = {}
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: body | {"name": name} if isinstance(body, dict) else body for name, body in value.items()}
+
+
 def load_scenario(path: Path) -> Scenario:
     """Read one scenario file.
 
+    ``include`` names further files (relative to this one) that hold ``domains``, ``personas`` and ``tools`` by name. The
+    scenario gets all their domains, or those that it names where its ``domains`` is a list; their personas for streams that
+    it has; and those tools that its ``tools`` names. What stands in the scenario itself goes before what is included.
+
     Raises:
-        SynthError: the file is not YAML or not a scenario; the message names the file and the field.
+        SynthError: a file is not YAML or not a scenario; the message names the file and the field.
     """
+    content = _read(path)
+    if isinstance(content, dict) and "include" in content:
+        content = _composed(path, content)
+    return _validated(path, Scenario, content)
+
+
+def _composed(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    names = content["include"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SynthError(f"{path}: include: is not a list of file names")
+    shared = _Shared()
+    for name in names:
+        other = path.parent / name
+        found = _validated(other, _Shared, _read(other))
+        shared = _Shared(
+            domains=shared.domains | found.domains,
+            personas=shared.personas | found.personas,
+            tools=shared.tools | found.tools,
+        )
+    composed = {key: value for key, value in content.items() if key != "include"}
+    composed["domains"] = _picked_domains(path, content.get("domains", {}), shared)
+    composed["tools"] = _picked_tools(path, content.get("tools", []), shared)
+    streams = content.get("streams")
+    own = content.get("personas", {})
+    if isinstance(streams, list) and isinstance(own, dict):
+        present = [stream.get("name") for stream in streams if isinstance(stream, dict)]
+        composed["personas"] = {n: lines for n, lines in shared.personas.items() if n in present} | own
+    return composed
+
+
+def _picked_domains(path: Path, wanted: Any, shared: _Shared) -> Any:
+    if isinstance(wanted, dict):
+        return shared.domains | wanted
+    if not isinstance(wanted, list):
+        return wanted
+    for name in wanted:
+        if not isinstance(name, str) or name not in shared.domains:
+            raise SynthError(f"{path}: domains: no included file has the domain {name}")
+    return {name: shared.domains[name] for name in wanted}
+
+
+def _picked_tools(path: Path, wanted: Any, shared: _Shared) -> Any:
+    if not isinstance(wanted, list):
+        return wanted
+    for tool in wanted:
+        if isinstance(tool, str) and tool not in shared.tools:
+            raise SynthError(f"{path}: tools: no included file has the tool {tool}")
+    return [shared.tools[tool] if isinstance(tool, str) else tool for tool in wanted]
+
+
+def _read(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SynthError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+
+
+_Model = TypeVar("_Model", bound=_Strict)
+
+
+def _validated(path: Path, model: type[_Model], content: Any) -> _Model:
     try:
-        return Scenario.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise SynthError(f"{path}: {place}: {first['msg']}") from error
+        raise SynthError(f"{path}: {place}: {' '.join(first['msg'].split())}") from error
 
 
 def load_scenarios(sources: Sequence[str | Scenario]) -> tuple[Scenario, ...]:

@@ -1,96 +1,86 @@
-"""The synthesize stage: accepted tables become records and token grids, rejected ones reject rows.
+"""The synthesize stage: dialogues become records and token grids, or reject rows with what had been written.
 
-Each run of cells of one stream is one part, its cells joined by one space; the chunk of a row waits for everything that
-was said in earlier rows. So an output event starts after every input that its writer saw, but for one gap of the form: a
-model writes a row's cells one after the other, outputs first, and may see another output of the same row.
+A run that was broken off is run again: every answer was stored when it came (``answers.sqlite``), so the same dialogues are
+made of the same answers, and only what was not answered is asked.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline import leaks
-from pipeline.checks import record_violations
-from pipeline.conversation import Conversation, Message, Part, PartKind, RecordError, Source
-from pipeline.errors import ConservationError
-from pipeline.manifest import Output, Result, balance, output_of, run_stage
-from pipeline.records import Clock, Document, build_tables, encode_spans, token_grid_metadata
+from pipeline.manifest import Output, Result, balance, output_of, publish_text, run_stage
+from pipeline.records import Clock, token_grid_metadata
 from pipeline.shards import TableWriter
 from pipeline.tables import RECORDS, REJECTS, TOKENS
-from pipeline.timeline import Span, Timeline
 from pipeline.tokenization import load_tokenizer, metadata
 from synth.config import SynthConfig
+from synth.coverage import Coverage
+from synth.diversity import Diversity
 from synth.engines import Engine
-from synth.generate import Progress, synthesize_tables
-from synth.generators import Rejected, Table
-from synth.scenarios import load_scenarios
+from synth.engines.open import open_engine
+from synth.finish import STAGE, Finisher
+from synth.generators import Maker, Outcome, Written
+from synth.generators.concurrent import Concurrent
+from synth.generators.table import Tables
+from synth.generators.teacher import Teacher
+from synth.material import Material, read_material
+from synth.run import Usage, outcomes
+from synth.scenarios import Scenario, load_scenarios
 
-STAGE, VERSION = "synthesize", 1
-CORPUS = "synthetic"
-
-
-@dataclass(frozen=True, slots=True)
-class TablePolicy:
-    """How the rows of a written table were laid out: every cell waits for all earlier rows."""
-
-    policy: str = "synth/table"
-    params: str = "{}"
-
-
-def table_timeline(table: Table) -> tuple[Conversation, Timeline]:
-    """The conversation and the timeline that a table tells."""
-    runs: list[tuple[int, list[tuple[int, str]]]] = []
-    open_run: dict[int, int] = {}
-    for row, cells in enumerate(table.rows):
-        for stream, cell in enumerate(cells):
-            if cell is None:
-                open_run.pop(stream, None)
-            elif stream in open_run:
-                runs[open_run[stream]][1].append((row, cell))
-            else:
-                open_run[stream] = len(runs)
-                runs.append((stream, [(row, cell)]))
-    spans: list[Span] = []
-    chunk_span: list[int] = []
-    chunk_end: list[int] = []
-    chunk_row: list[int] = []
-    messages: list[Message] = []
-    for number, (stream, cells_of_run) in enumerate(runs):
-        text = ""
-        for row, cell in cells_of_run:
-            text += f" {cell}" if text else cell
-            chunk_span.append(number)
-            chunk_end.append(len(text))
-            chunk_row.append(row)
-        spans.append(Span(stream, number, 0, "message", text))
-        info = table.streams[stream]
-        is_output = info.direction == "output"
-        kind: PartKind = "thinking" if info.role == "thought" else "text"
-        messages.append(Message("assistant" if is_output else "user", (Part(kind, text),), name=info.name))
-    after = [tuple(d for d, row in enumerate(chunk_row) if row < chunk_row[c]) for c in range(len(chunk_row))]
-    return Conversation(tuple(messages), group=f"{CORPUS}/{table.prompt_sha256}"), Timeline(
-        table.streams, tuple(spans), chunk_span, chunk_end, [_latest(waits, after) for waits in after]
-    )
+VERSION = 2
+CACHE = "answers.sqlite"
+COVERAGE = "coverage.md"
+#: Dialogues that are finished together.
+_BATCH = 64
 
 
-def _latest(waits: tuple[int, ...], after: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """Only those waits that no other of them waits for already."""
-    reached = {w for wait in waits for w in after[wait]}
-    return tuple(wait for wait in waits if wait not in reached)
+@dataclass(slots=True)
+class State:
+    """Where a run stands. ``asked``: dialogues in all; ``accepted`` and ``rejected`` (by reason) of those finished."""
+
+    asked: int
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
+    engine: Engine | None = None
+
+    @property
+    def done(self) -> int:
+        """Dialogues whose fate is known."""
+        return self.accepted + self.rejected.total()
 
 
-def resolve_scenarios(config: SynthConfig, base: Path | None) -> SynthConfig:
-    """The configuration with scenario paths taken relative to ``base``."""
-    scenarios = [str(base / s) if base is not None and isinstance(s, str) else s for s in config.scenarios]
-    return config.model_copy(update={"scenarios": scenarios})
+#: Called whenever something has come.
+Progress = Callable[[State], None]
+
+
+def resolve_paths(config: SynthConfig, base: Path | None) -> SynthConfig:
+    """The configuration with paths taken relative to ``base``."""
+    if base is None:
+        return config
+    scenarios = [str(base / s) if isinstance(s, str) else s for s in config.scenarios]
+    conversations = [path if "://" in path else str(base / path) for path in config.conversations]
+    return config.model_copy(update={"scenarios": scenarios, "conversations": conversations})
+
+
+def make(config: SynthConfig, scenarios: tuple[Scenario, ...], material: Material | None, clock: Clock) -> Maker:
+    """The dialogues of a run."""
+    if config.generator == "teacher":
+        if material is None:
+            raise ValueError("the teacher has nothing to re-write")
+        return Teacher(config, material.conversations, clock.tokenizer)
+    topics = material.topics() if material is not None else ()
+    return (Concurrent if config.generator == "concurrent" else Tables)(config, scenarios, topics)
 
 
 def synthesize_stage(
@@ -106,101 +96,179 @@ def synthesize_stage(
 ) -> Result:
     """Writes ``records-00000``, ``tokens-*-00000`` and ``rejects-00000.parquet``. Requested = accepted + rejected.
 
-    ``base``: what relative scenario paths are relative to. Raises synth.errors.SynthError where no engine can run.
+    ``base``: what relative paths are relative to. ``engine``: asked instead of the one that the configuration names. With
+    ``fresh`` nothing that was answered before is used.
+
+    Raises:
+        SynthError: no engine can run, or it cannot go on; what was answered is kept.
     """
-    resolved = resolve_scenarios(config, base)
-    loaded = load_scenarios(resolved.scenarios)
+    resolved = resolve_paths(config, base)
+    scenarios = load_scenarios(resolved.scenarios)
     loaded_tokenizer = load_tokenizer(tokenizer)
+    clock = Clock(loaded_tokenizer, lag)
+    directory.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        for path in directory.glob(f"{CACHE}*"):
+            path.unlink()
+    material = read_material(resolved.conversations, None, directory / "material") if config.conversations else None
     settings = {
-        **config.model_dump(mode="json", exclude={"scenarios", "batch_size", "engine"}),
-        "scenarios": [s.model_dump(mode="json") for s in loaded],
+        **config.model_dump(mode="json", exclude={"scenarios", "conversations", "batch_size", "engine", "cache"}),
+        "engine": _engine_settings(config.engine),
+        "scenarios": [s.model_dump(mode="json") for s in scenarios],
         "tokenizer": metadata(loaded_tokenizer),
         "lag": lag,
     }
-    clock = Clock(loaded_tokenizer, lag)
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
-        if engine is not None:
-            return _write(resolved, directory, clock, engine, progress)
-        from synth.engines.vllm_engine import VllmEngine
+        with ExitStack() as stack:
+            cache = directory / CACHE if config.cache else None
+            writer, critic = engine, engine
+            if writer is None:
+                if on_load:
+                    on_load(f"loading {config.model}")
+                writer = stack.enter_context(
+                    open_engine(config.model, config.engine, config.batch_size, config.seed, cache)
+                )
+                critic = writer
+                if config.judge is not None and (config.judge.model or config.judge.engine):
+                    critic = stack.enter_context(
+                        open_engine(
+                            config.judge.model or config.model,
+                            config.judge.engine or config.engine,
+                            config.batch_size,
+                            config.seed,
+                            cache.with_name(f"judge-{CACHE}") if cache else None,
+                        )
+                    )
+            return _Run(resolved, directory, clock, scenarios, material).write(writer, critic, progress)
 
-        if on_load:
-            on_load(f"loading {config.model} into vLLM")
-        with VllmEngine(config.model, config.engine, batch_size=config.batch_size, seed=config.seed) as own:
-            return _write(resolved, directory, clock, own, progress)
-
-    return run_stage(directory, STAGE, VERSION, settings, {}, work, fresh)
+    inputs = material.inputs if material is not None else {}
+    return run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
 
 
-def _write(
-    config: SynthConfig, directory: Path, clock: Clock, engine: Engine, progress: Progress | None
-) -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
-    tables, rejected, counters = synthesize_tables(config, engine, progress)
-    documents = []
-    for table in tables:
-        conversation, timeline = table_timeline(table)
-        raw = json.dumps(asdict(table), sort_keys=True, ensure_ascii=False)
-        source = Source(CORPUS, table.scenario, table.index, "table", None, hashlib.sha256(raw.encode()).hexdigest())
-        extra = {
-            "scenario": table.scenario,
-            "model": config.model,
-            "seed": table.seed,
-            "prompt_sha256": table.prompt_sha256,
+def _engine_settings(options: Any) -> dict[str, Any]:
+    """What of an engine's options the answers may depend on."""
+    chosen = {"kind", "dtype", "lora", "structured", "max_model_len"}
+    return {k: v for k, v in options.model_dump(mode="json").items() if k in chosen}
+
+
+class _Run:
+    """One run from its dialogues to its files."""
+
+    def __init__(
+        self,
+        config: SynthConfig,
+        directory: Path,
+        clock: Clock,
+        scenarios: tuple[Scenario, ...],
+        material: Material | None,
+    ) -> None:
+        self._config, self._directory, self._clock = config, directory, clock
+        self._scenarios = scenarios
+        self._material = material
+        self._maker = make(config, scenarios, material, clock)
+        self._diversity = Diversity(config.diversity)
+        if material is not None:
+            for number, conversation in enumerate(material.conversations):
+                text = "\n".join(p.text for m in conversation.messages for p in m.parts)
+                self._diversity.add_reference(text, f"input {number}")
+        self._coverage = Coverage(scenarios)
+        self._latency: list[dict[str, Any]] = []
+
+    def write(
+        self, engine: Engine, critic: Engine | None, progress: Progress | None
+    ) -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        """Asks, looks, writes. Returns what ``run_stage`` wants."""
+        state = State(self._maker.count, engine=engine)
+        scorer = None
+        if self._config.generator == "teacher" and self._config.teacher.max_gain is not None:
+            from pipeline.scoring import Scorer
+
+            scorer = Scorer("smollm2")
+        finisher = Finisher(self._config, self._clock, self._diversity, critic, scorer)
+        names = ("records-00000", f"tokens-{self._clock.tokenizer.name}-00000", "rejects-00000")
+        records, tokens, rejects = (self._directory / f"{name}.parquet" for name in names)
+        grid = TOKENS.with_metadata(token_grid_metadata(self._clock))
+        started = time.monotonic()
+
+        def watch(_: Usage) -> None:
+            if progress is not None:
+                progress(state)
+
+        told = outcomes(self._maker, engine, self._config.batch_size, state.usage, watch)
+        with TableWriter.several({records: RECORDS, tokens: grid, rejects: REJECTS}) as write:
+            for batch in _batches(told, _BATCH):
+                done = finisher.finish(batch)
+                write(records, done.records)
+                write(tokens, done.tokens)
+                write(rejects, done.rejects)
+                self._book(done.outcomes, state)
+                if progress is not None:
+                    progress(state)
+        outputs = [output_of(p, self._directory, pq.read_metadata(p).num_rows) for p in (records, tokens, rejects)]
+        balance(STAGE, total=state.asked, accepted=outputs[0].rows or 0, rejected=outputs[2].rows or 0)
+        counters = self._counters(state, time.monotonic() - started)
+        if self._config.generator != "teacher":
+            publish_text(self._directory / COVERAGE, self._coverage.to_markdown())
+            outputs.append(output_of(self._directory / COVERAGE, self._directory))
+        return outputs, counters, self._notes(finisher, engine, critic)
+
+    def _book(self, batch: Sequence[Outcome], state: State) -> None:
+        for one in batch:
+            sample = None if self._config.generator == "teacher" else self._maker.sample(one.index)  # type: ignore[attr-defined]
+            if isinstance(one, Written):
+                state.accepted += 1
+                if "teacher" in one.labels:
+                    self._latency.append(one.labels["teacher"])
+            else:
+                state.rejected[one.code] += 1
+            if sample is not None:
+                self._coverage.add(sample, one)
+
+    def _counters(self, state: State, seconds: float) -> dict[str, Any]:
+        usage = state.usage
+        return {
+            "in": state.asked,
+            "out": state.accepted,
+            "rejected": state.rejected.total(),
+            "reject_reasons": dict(sorted(state.rejected.items())),
+            "requested": state.asked,
+            "accepted": state.accepted,
+            "acceptance": round(state.accepted / state.asked, 4) if state.asked else 0.0,
+            **{k: v for k, v in asdict(usage).items() if k not in ("open", "finished", "seconds")},
+            "prefix_hit_rate": round(usage.cached_tokens / usage.prompt_tokens, 4) if usage.prompt_tokens else 0.0,
+            "seconds": round(seconds, 3),
+            "engine_seconds": round(usage.seconds, 3),
+            "tokens_per_second": round(usage.completion_tokens / usage.seconds, 2) if usage.seconds else 0.0,
         }
-        told = Conversation(conversation.messages, extra=extra, group=conversation.group, sources=(source,))
-        documents.append(Document(told, timeline, TablePolicy()))
-    records, tokens = RECORDS.empty_table(), TOKENS.empty_table()
-    if documents:
-        encoded, first = encode_spans([d.timeline for d in documents], clock.tokenizer)
-        built = build_tables(documents, clock, encoded, first)
-        if built.failed:
-            raise RecordError(built.failed[0][1].code, f"an accepted table cannot be laid out: {built.failed[0][1]}")
-        findings = leaks.lexical(built.records)
-        records, tokens = leaks.with_verdicts(built.records, findings), built.tokens
-        if violations := record_violations(records):
-            raise ConservationError(f"a synthesized record breaks an invariant: {violations[0].message}")
-    name = f"tokens-{clock.tokenizer.name}"
-    schemas = {
-        directory / "records-00000.parquet": RECORDS,
-        directory / f"{name}-00000.parquet": TOKENS.with_metadata(token_grid_metadata(clock)),
-        directory / "rejects-00000.parquet": REJECTS,
-    }
-    contents = dict(zip(schemas, (records, tokens, _reject_table(rejected)), strict=True))
-    with TableWriter.several(schemas) as write:
-        for path, table_ in contents.items():
-            write(path, table_)
-    outputs = [output_of(path, directory, pq.read_metadata(path).num_rows) for path in schemas]
-    books = counters.as_dict()
-    balance(STAGE, total=counters.requested, accepted=outputs[0].rows or 0, rejected=outputs[2].rows or 0)
-    totals = {
-        "in": counters.requested,
-        "out": counters.accepted,
-        "rejected": sum(counters.rejected.values()),
-        "reject_reasons": counters.rejected,
-    }
-    return (
-        outputs,
-        {**totals, **{k: v for k, v in books.items() if k not in ("rejected", "engine")}},
-        {"engine": books["engine"]},
-    )
 
-
-def _reject_table(rejected: list[Rejected]) -> pa.Table:
-    rows = []
-    for item in rejected:
-        raw = item.raw.encode(errors="replace")
-        rows.append(
-            {
-                "corpus": CORPUS,
-                "path": item.scenario,
-                "index": item.index,
-                "stage": STAGE,
-                "code": item.code,
-                "message": item.message,
-                "license": None,
-                "sha256": hashlib.sha256(raw).hexdigest(),
-                "bytes": len(raw),
-                "raw": raw,
+    def _notes(self, finisher: Finisher, engine: Engine, critic: Engine | None) -> dict[str, Any]:
+        notes: dict[str, Any] = {"engine": engine.describe(), "diversity": self._diversity.report()}
+        if self._config.generator != "teacher":
+            notes["coverage"] = self._coverage.to_json()
+        else:
+            notes["latency"] = _latencies(self._latency)
+        if self._material is not None:
+            notes["conversations_left_out"] = self._material.left_out
+        if self._config.judge is not None and critic is not None:
+            notes["judge"] = {
+                "engine": critic.describe(),
+                "requests": len(finisher.judge_usage),
+                "completion_tokens": sum(c.completion_tokens for c in finisher.judge_usage),
+                "agreement_with_lexical": finisher.agreement.to_json(),
             }
-        )
-    return pa.Table.from_pylist(rows, schema=REJECTS)
+        return notes
+
+
+def _latencies(labels: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Quartiles over the accepted dialogues of what a re-written answer saves of its response latency (shares, 0 to 1)."""
+    found: dict[str, Any] = {"dialogues": len(labels)}
+    for key in ("saved", "saved_against_own_turns"):
+        values = [label[key] for label in labels if label.get(key) is not None]
+        found[key] = [round(float(v), 4) for v in np.percentile(values, [25, 50, 75])] if values else []
+    return found
+
+
+def _batches(told: Iterator[Outcome], size: int) -> Iterator[list[Outcome]]:
+    while batch := list(islice(told, size)):
+        yield batch

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.manifest import Manifest
+    from synth.stage import State
+
+
+#: Lines on what was asked for and never came out.
+_SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -22,13 +32,18 @@ def synth(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", show_default=False)],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count what would be asked; no engine is started.")
+        bool, typer.Option("--dry-run", help="Only show prompts and count what would be asked; no engine is started.")
     ] = False,
+    rate: Annotated[
+        float | None, typer.Option(help="Tokens per second of the engine, for --dry-run's estimate of the time.")
+    ] = None,
     tokenizer: Annotated[str, typer.Option(help="Tokenizer of the clock.")] = "smollm2",
     fresh: Annotated[bool, typer.Option("--fresh", help="Write anew, also if finished.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Multi-stream dialogues written by a chat model on vLLM, parsed strictly; what is refused is kept with its reason.
+    """Multi-stream dialogues written by a chat model, checked strictly; what is refused is kept with its reason.
+
+    A run that was broken off goes on where it stopped: no answer is asked for twice.
 
     Example: `multistream synth examples/configs/demo.yaml --out build/synth --dry-run`
     """
@@ -39,8 +54,7 @@ def synth(
     from pipeline.errors import PipelineError
     from synth.config import SynthConfig
     from synth.errors import SynthError
-    from synth.generate import dry_run as count
-    from synth.stage import resolve_scenarios, synthesize_stage
+    from synth.stage import resolve_paths, synthesize_stage
 
     try:
         value = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -52,24 +66,96 @@ def synth(
     base = config.resolve().parent
     try:
         if dry_run:
-            console.print_json(count(resolve_scenarios(settings, base)))
+            from synth.estimate import dry_run as estimate
+
+            _show_estimate(estimate(resolve_paths(settings, base), tokenizer, rate), as_json)
             return
-        with console.bar("writing dialogues", settings.samples) as advance:
-            last = 0
-
-            def progress(done: int, total: int) -> None:
-                nonlocal last
-                advance(done - last)
-                last = done
-
-            result = synthesize_stage(settings, out, tokenizer, 0, base, fresh, progress=progress)
+        with _live() as (progress, on_load):
+            result = synthesize_stage(settings, out, tokenizer, 0, base, fresh, progress=progress, on_load=on_load)
     except SynthError as error:
         raise PipelineError(str(error)) from error
+    manifest = result.manifest
     if as_json:
-        console.print_json({"counters": dict(result.manifest.counters), "engine": result.manifest.notes["engine"]})
+        console.print_json({"counters": dict(manifest.counters), **manifest.notes, "skipped": result.skipped})
         return
-    console.stage_table([("synth", result.manifest)], ["synth"] if result.skipped else [])
-    c = result.manifest.counters
-    console.out.print(
-        f"acceptance {c['acceptance']:.1%}, {c['completion_tokens']:,} tokens written, {c['tokens_per_second']} tokens/s"
+    console.stage_table([("synth", manifest)], ["synth"] if result.skipped else [])
+    for line in summary(manifest):
+        console.out.print(line)
+
+
+def summary(manifest: Manifest) -> list[str]:
+    """What a run came to, for people: acceptance, tokens, what never came out."""
+    from synth.coverage import Coverage
+
+    c = manifest.counters
+    lines = [
+        f"acceptance {c['acceptance']:.1%}, {c['completion_tokens']:,} tokens written in {c['requests']:,} requests, "
+        f"{c['tokens_per_second']} tokens/s, {c['prefix_hit_rate']:.0%} of prompt tokens kept from before"
+    ]
+    if latency := manifest.notes.get("latency"):
+        for key, against in (("saved", "the original"), ("saved_against_own_turns", "its own turns")):
+            if quartiles := latency[key]:
+                low, middle, high = quartiles
+                lines.append(f"response latency saved against {against}: median {middle:.1%} ({low:.1%} to {high:.1%})")
+    if coverage := manifest.notes.get("coverage"):
+        missing = [row for row in Coverage.from_json(coverage).missing() if row[0] in ("pattern", "domain")]
+        for dimension, name, count in missing[:_SHOWN]:
+            fate = "none accepted" if not count.accepted else f"{count.accepted} accepted, none shows it"
+            lines.append(f"{dimension} {name}: asked for {count.asked} times, {fate}")
+    return lines
+
+
+def _show_estimate(found: dict[str, Any], as_json: bool) -> None:
+    from pipeline.cli import console
+
+    if as_json:
+        console.print_json(found)
+        return
+    for name in ("first_prompt", "last_prompt"):
+        console.out.rule(name.replace("_", " "))
+        console.out.print(found[name], markup=False, highlight=False)
+    console.out.rule()
+    for name, value in found.items():
+        if name not in ("first_prompt", "last_prompt", "scenarios") and value is not None:
+            console.out.print(
+                f"{name.replace('_', ' '):24}{value:,}" if isinstance(value, int) else f"{name:24}{value}"
+            )
+    for name, count in found["scenarios"].items():
+        console.out.print(f"  {name:22}{count:,}")
+
+
+@contextmanager
+def _live() -> Iterator[tuple[Callable[[State], None], Callable[[str], None]]]:
+    """A bar with tokens/s, acceptance and time left, and the reasons of rejects as they occur; nothing off a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
     )
+
+    from pipeline.cli import console
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[rate]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+        task = bar.add_task("writing dialogues", total=None, rate="")
+
+        def on_load(what: str) -> None:
+            bar.update(task, description=what)
+
+        def progress(state: State) -> None:
+            usage = state.usage
+            speed = f"{usage.completion_tokens / usage.seconds:,.0f} tokens/s" if usage.seconds else ""
+            share = f", {state.accepted / state.done:.0%} accepted" if state.done else ""
+            common = "".join(f", {n} {code}" for code, n in state.rejected.most_common(3))
+            bar.update(
+                task, description="writing dialogues", total=state.asked, completed=usage.finished,
+                rate=f"{speed}{share}{common}",
+            )  # fmt: skip
+
+        yield progress, on_load

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,25 +29,38 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The text of one completion. ``finish_reason``: ``stop`` is whole, ``length`` was cut off, others are failures."""
+    """The text of one completion.
+
+    ``finish_reason``: ``stop`` is whole, ``length`` was cut off, ``refused`` is a request that the engine would not take
+    (``text`` says why), others are failures. ``cached_tokens``: tokens of the prompt whose computation the engine had kept.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class Engine(Protocol):
     """A chat model that answers batches."""
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in order, all of them in one batch.
+    def answers(self, requests: Sequence[Request]) -> Generator[tuple[int, Completion], None, None]:
+        """One completion per request with the request's place, each as soon as it is there, in any order.
 
-        Raises:
-            SynthError: a request does not fit the context of the model.
+        Closing the generator gives up what has not come. Raises:
+            SynthError: the engine cannot go on.
         """
         ...
 
+    def identity(self) -> dict[str, Any]:
+        """What an answer depends on beside its request: engine, model, adapter (JSON values). Part of a stored answer's key."""
+        ...
+
     def describe(self) -> dict[str, Any]:
-        """What ran: engine, version, model, dtype, device, startup_seconds and whether runs repeat exactly."""
+        """What ran: ``identity`` and version, dtype, device, startup_seconds and whether runs repeat exactly."""
+        ...
+
+    def close(self) -> None:
+        """Ends what the engine has started; safe to call twice."""
         ...

@@ -1,37 +1,66 @@
-"""Generators: each makes tables of one run, index by index. What all of them give back stands here."""
+"""Generators: each writes the dialogues of one run, index by index. What all of them are given and give back stands here.
+
+A dialogue is a Python generator: it yields the requests that it has now, is sent their completions in the same order, and
+returns what became of it. ``synth/run.py`` advances many at once, so that their requests are one batch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from pipeline.timeline import Stream
+from pipeline.conversation import Conversation
+from pipeline.timeline import Stream, Timeline
+from synth.engines import Completion, Request
+from synth.scenes import Scene
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """An accepted table.
+class Written:
+    """A dialogue that its generator accepts.
 
-    ``rows[i][s]`` is what stream ``s`` says in row ``i``, None for silence. Row ``i`` happens after row ``i - 1``; a
-    cell depends on earlier rows only. ``index`` is the number of the sample within the run, ``seed`` that of its
-    request, ``prompt_sha256`` the hash of its messages (:func:`synth.generators.table.prompt_sha256`).
+    ``index``: the number of the sample within the run; ``scenario``: what it was asked to be. ``conversation`` has its
+    source pointer, ``policy`` and ``params`` (canonical JSON) name what placed its events. ``labels`` go into the record's.
+    ``scene``: what was said in which slice, where the dialogue was made of slices.
     """
 
-    scenario: str
-    streams: tuple[Stream, ...]
-    rows: tuple[tuple[str | None, ...], ...]
-    prompt_sha256: str
-    seed: int
     index: int
+    scenario: str
+    conversation: Conversation
+    timeline: Timeline
+    policy: str
+    params: str = "{}"
+    labels: dict[str, Any] = field(default_factory=dict)
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A completion that is no table. ``code`` is one of :data:`synth.generators.table.REASONS`; ``raw`` is its text."""
+    """A dialogue that is none. ``code`` is a key of :data:`synth.checks.REASONS`; ``raw`` is what had been written."""
 
-    scenario: str
-    prompt_sha256: str
-    seed: int
     index: int
+    scenario: str
     code: str
     message: str
     raw: str
+
+
+Outcome = Written | Rejected
+Dialogue = Generator[Sequence[Request], Sequence[Completion], Outcome]
+
+
+class Maker(Protocol):
+    """All dialogues of one run."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    def dialogue(self, index: int) -> Dialogue:
+        """Dialogue number ``index``, a function of the run's configuration and the index alone."""
+        ...
+
+
+__all__ = ["Dialogue", "Maker", "Outcome", "Rejected", "Stream", "Written"]

@@ -14,8 +14,8 @@ from pipeline.records import Clock, Document, build_tables, encode_spans, to_jso
 from pipeline.timeline import Stream
 from pipeline.tokenization import load_tokenizer
 from schemas import violations
-from synth.generators import Table
-from synth.stage import TablePolicy, table_timeline
+from synth.finish import Placed
+from synth.scenes import Scene, Utterance, told
 
 STREAMS = (
     Stream("user", "user", 0, "input"),
@@ -32,15 +32,32 @@ ROWS = (
 )
 
 
-@pytest.fixture(scope="module")
-def built() -> tuple[pa.Table, pa.Table]:
-    conversation, timeline = table_timeline(Table("test", STREAMS, ROWS, "0" * 64, 1, 0))
+SCENE = Scene(
+    STREAMS,
+    tuple(
+        Utterance(row, stream, cell)
+        for row, cells in enumerate(ROWS)
+        for stream, cell in enumerate(cells)
+        if cell is not None
+    ),
+)
+
+
+def record_of(scene: Scene) -> tuple[pa.Table, pa.Table]:
+    conversation, timeline = told(scene, (), "group", {})
     tokenizer = load_tokenizer("smollm2")
     encoded, first = encode_spans([timeline], tokenizer)
-    tables = build_tables([Document(conversation, timeline, TablePolicy())], Clock(tokenizer), encoded, first)
+    tables = build_tables(
+        [Document(conversation, timeline, Placed("synth/test", "{}"))], Clock(tokenizer), encoded, first
+    )
     assert not tables.failed
     assert token_violations(tables.records, tables.tokens, tokenizer) == []
     return tables.records, tables.tokens
+
+
+@pytest.fixture(scope="module")
+def built() -> tuple[pa.Table, pa.Table]:
+    return record_of(SCENE)
 
 
 def test_a_table_is_a_valid_record_without_leaks(built: tuple[pa.Table, pa.Table]) -> None:
@@ -73,6 +90,76 @@ def test_what_a_stream_says_without_a_pause_is_one_message(built: tuple[pa.Table
         ("user", "The meeting moved to Thursday at nine."),
     ]
     assert sum(event["final"] for event in record["events"]) == 5
+
+
+CALLING = (
+    Stream("user", "user", 0, "input"),
+    Stream("assistant", "assistant", 0, "output"),
+    Stream("call", "call", 0, "output"),
+    Stream("tool/0", "tool", 0, "input"),
+    Stream("tool/1", "tool", 1, "input"),
+)
+
+
+def test_calls_and_results_are_laid_out_as_those_of_converted_records() -> None:
+    scene = Scene(
+        CALLING,
+        (
+            Utterance(0, 0, "What is the weather in Oslo and Rome?"),
+            Utterance(1, 1, "I will look"),
+            Utterance(1, 2, 'weather\n{"city": "Oslo"}', "tool_call", 0, "weather"),
+            Utterance(2, 1, "both up."),
+            Utterance(2, 2, 'weather\n{"city": "Rome"}', "tool_call", 1, "weather"),
+            Utterance(3, 4, "19 degrees", "tool_result", 1, "weather"),
+            Utterance(4, 1, "Rome has 19 degrees."),
+            Utterance(4, 3, "4 degrees", "tool_result", 0, "weather"),
+            Utterance(5, 1, "Oslo has 4."),
+        ),
+    )
+    records, _ = record_of(scene)
+    assert record_violations(records) == []
+    assert list(violations("stream_record", to_json(records))) == []
+    assert [f for f in lexical(records) if f.verdict != "clear"] == []
+    (record,) = to_json(records)
+    headers = [(e["text"], e["call"], e["weight"]) for e in record["events"] if e["kind"] == "header"]
+    assert headers == [("weather#1", 1, 0.0), ("weather#0", 0, 0.0)]
+    calls = {e["call"]: e for e in record["events"] if e["kind"] == "tool_call"}
+    results = {e["call"]: e for e in record["events"] if e["kind"] == "tool_result"}
+    assert all(results[call]["start"] >= calls[call]["end"] for call in (0, 1))
+    assert results[1]["end"] <= results[0]["start"]
+
+
+def test_what_names_a_later_result_is_a_leak() -> None:
+    scene = Scene(
+        CALLING[:1] + CALLING[1:2],
+        (
+            Utterance(0, 0, "My locker has"),
+            Utterance(1, 0, "the code 48213."),
+            Utterance(1, 1, "So it is 48213."),
+        ),
+    )
+    (finding,) = [f for f in lexical(record_of(scene)[0]) if f.verdict == "leak"]
+    assert finding.evidence[0][0] == "48213"
+
+
+def test_an_output_that_was_broken_off_has_no_end_of_message() -> None:
+    scene = Scene(
+        CALLING[:2],
+        (
+            Utterance(0, 0, "Tell me more."),
+            Utterance(1, 1, "The first of the"),
+            Utterance(2, 0, "Stop."),
+            Utterance(2, 1, "many reasons for", cut=True),
+            Utterance(4, 1, "Yes?"),
+        ),
+    )
+    (record,) = to_json(record_of(scene)[0])
+    said = [(e["text"].strip(), e["final"], e["interrupted"]) for e in record["events"] if e["stream"] == 1]
+    assert said == [
+        ("The first of the", False, False),
+        ("many reasons for", False, True),
+        ("Yes?", True, False),
+    ]
 
 
 def config(tmp_path: Path, **synth: object) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from synth.checks import REASONS, TextError
 from synth.config import SynthConfig
 from synth.engines import Completion
-from synth.generators import Rejected, Table, table
-from synth.generators.table import REASONS, TableError
+from synth.generators import Outcome, Rejected, Written
+from synth.generators.table import Tables, grammar_schema, read, table_schema
+from synth.samples import Sample, prompt_sha256
 from synth.scenarios import Scenario, load_scenarios
 
 EXAMPLES = str(Path(__file__).parents[2] / "examples" / "scenarios" / "*.yaml")
@@ -39,10 +42,29 @@ SCENARIO = Scenario.model_validate(
 GOOD = [("It rained all day", "-"), ("so I stayed at home.", "Poor you."), ("-", "What did you do?")]
 
 
-def make_plan(timing: str = "free", scenario: Scenario = SCENARIO, **options: Any) -> table.Plan:
-    config = SynthConfig(scenarios=[scenario], samples=1, timing=timing, **options)
-    made = table.plan(config, [scenario], 0)
+def tables(timing: str = "free", scenarios: Sequence[Scenario] = (SCENARIO,), **options: Any) -> Tables:
+    table = {"timing": timing, **{key: options.pop(key) for key in ("max_rows",) if key in options}}
+    config = SynthConfig(scenarios=list(scenarios), samples=options.pop("samples", 1), table=table, **options)
+    return Tables(config, tuple(scenarios))
+
+
+def sample_of(timing: str = "free", scenario: Scenario = SCENARIO) -> Sample:
+    made = tables(timing, (scenario,)).sample(0)
     return replace(made, max_rows=4) if timing == "free" else made
+
+
+def parse(sample: Sample, text: str, finish_reason: str = "stop") -> list[list[str | None]]:
+    request = tables(scenarios=(sample.scenario,)).request(sample)
+    return read(sample, Completion(text, finish_reason, 1, 1), request, 64).rows()
+
+
+def outcome(text: str) -> Outcome:
+    dialogue = tables(scenarios=(SCENARIO.model_copy(update={"scores": ()}),)).dialogue(0)
+    next(dialogue)
+    with pytest.raises(StopIteration) as stop:
+        dialogue.send([Completion(text, "stop", 1, 1)])
+    result: Outcome = stop.value.value
+    return result
 
 
 def as_text(rows: list[tuple[str, str]]) -> str:
@@ -55,16 +77,17 @@ def with_cell(row: int, stream: int, cell: str) -> str:
     return as_text([(pair[0], pair[1]) for pair in rows])
 
 
-def code_of(text: str, plan: table.Plan | None = None, finish_reason: str = "stop") -> str:
-    with pytest.raises(TableError) as caught:
-        table.parse(plan or make_plan(), text, finish_reason)
+def code_of(text: str, sample: Sample | None = None, finish_reason: str = "stop") -> str:
+    with pytest.raises(TextError) as caught:
+        parse(sample or sample_of(), text, finish_reason)
     assert str(caught.value)
     assert "\n" not in str(caught.value)
     return caught.value.code
 
 
 REJECTS: list[tuple[str, str]] = [
-    ("not_json", ""),
+    ("empty_answer", ""),
+    ("empty_answer", " \n"),
     ("not_json", "Sure! Here is the table:\n" + as_text(GOOD)),
     ("not_json", as_text(GOOD) + "\n\nI hope this helps."),
     ("not_json", as_text(GOOD)[:-2]),
@@ -114,6 +137,13 @@ REJECTS: list[tuple[str, str]] = [
     ("repeated_text", as_text([*GOOD[:2], ("it  rained all DAY", "And then?")])),
     ("repeated_text", as_text([("It rained all day long", "-"), GOOD[1], ("It rained, all the day long", "And?")])),
     ("glued_words", with_cell(2, 1, "dej" + "áj" * 15)),
+    ("special_tokens", with_cell(2, 1, "What <|im_end|> now?")),
+    ("special_tokens", with_cell(2, 1, "What <think> now?")),
+    ("special_tokens", with_cell(2, 1, "[INST] What now?")),
+    ("foreign_script", with_cell(2, 1, "And then что?")),
+    ("foreign_script", with_cell(2, 1, "然后呢")),
+    ("repeated_words", with_cell(2, 1, "no no no no no")),
+    ("repeated_words", with_cell(2, 1, "oh my oh my oh my")),
     ("copied_cell", with_cell(2, 1, "so I stayed at home.")),
     ("copied_prompt", with_cell(2, 1, "Did you look under the bench?")),
     ("copied_prompt", with_cell(2, 1, "oh No.")),
@@ -133,33 +163,35 @@ def test_a_cut_off_completion_is_rejected_though_it_is_whole_json() -> None:
 
 
 def test_a_stream_that_leaves_its_score_is_rejected() -> None:
-    plan = make_plan("scored")
-    assert plan.timing == ((True, False), (True, True), (False, False), (False, True))
+    sample = sample_of("scored")
+    assert sample.timing == ((True, False), (True, True), (False, False), (False, True))
     fitting = [*GOOD[:2], ("-", "-"), GOOD[2]]
-    assert table.parse(plan, as_text(fitting))[2] == (None, None)
-    assert code_of(as_text([*GOOD[:2], ("Well", "-"), GOOD[2]]), plan) == "wrong_timing"
-    assert code_of(as_text([GOOD[0], ("-", "Poor you."), ("-", "-"), GOOD[2]]), plan) == "wrong_timing"
+    assert parse(sample, as_text(fitting))[2] == [None, None]
+    assert code_of(as_text([*GOOD[:2], ("Well", "-"), GOOD[2]]), sample) == "wrong_timing"
+    assert code_of(as_text([GOOD[0], ("-", "Poor you."), ("-", "-"), GOOD[2]]), sample) == "wrong_timing"
 
 
-def test_every_reason_is_tested() -> None:
-    elsewhere = {"truncated", "aborted", "wrong_timing", "duplicate"}
-    assert {code for code, _ in REJECTS} | elsewhere == set(REASONS)
+def test_every_reason_of_a_table_is_tested() -> None:
+    codes = {code for code, _ in REJECTS}
+    assert codes <= set(REASONS)
+    assert not {code for code in REASONS if code not in codes} & {"not_json", "markup", "special_tokens", "no_overlap"}
 
 
 def test_cells_come_in_the_order_of_the_scenario_and_silence_is_none() -> None:
-    rows = table.parse(make_plan(), as_text([(f" {user} ", assistant) for user, assistant in GOOD]))
-    assert rows == (
-        ("It rained all day", None),
-        ("so I stayed at home.", "Poor you."),
-        (None, "What did you do?"),
-    )
+    rows = parse(sample_of(), as_text([(f" {user} ", assistant) for user, assistant in GOOD]))
+    assert rows == [
+        ["It rained all day", None],
+        ["so I stayed at home.", "Poor you."],
+        [None, "What did you do?"],
+    ]
 
 
 @pytest.mark.parametrize(
     "cell", ["👩‍👩‍👧 ok", "¿Qué pasó?", "雨が降っていたので、ずっと家にいました。", "e\u0301t\u00e9", "3.5, or 1,000?"]
 )
-def test_speech_of_any_script_passes(cell: str) -> None:
-    assert table.parse(make_plan(), with_cell(2, 1, cell))[2][1] == cell
+def test_speech_of_any_script_passes_where_the_scenario_speaks_it(cell: str) -> None:
+    scenario = SCENARIO.model_copy(update={"scripts": ("Latin", "Han", "Hiragana", "Katakana")})
+    assert parse(sample_of(scenario=scenario), with_cell(2, 1, cell))[2][1] == cell
 
 
 def test_a_stream_that_is_not_required_may_stay_silent() -> None:
@@ -167,27 +199,26 @@ def test_a_stream_that_is_not_required_may_stay_silent() -> None:
     scenario = SCENARIO.model_copy(
         update={"streams": (user, assistant.model_copy(update={"required": False})), "min_overlap": 0}
     )
-    rows = table.parse(make_plan(scenario=scenario), as_text([(text, "-") for text in ("One", "Two", "Three")]))
+    rows = parse(sample_of(scenario=scenario), as_text([(text, "-") for text in ("One", "Two", "Three")]))
     assert [row[1] for row in rows] == [None] * 3
 
 
 def test_nothing_is_lost_between_completion_and_result() -> None:
-    plan = make_plan()
-    accepted = table.read(plan, Completion(as_text(GOOD), "stop", 1, 1))
-    rejected = table.read(plan, Completion("no", "stop", 1, 1))
-    assert isinstance(accepted, Table)
+    accepted, rejected = outcome(as_text(GOOD)), outcome("no")
+    assert isinstance(accepted, Written)
     assert isinstance(rejected, Rejected)
     assert (rejected.code, rejected.raw) == ("not_json", "no")
-    assert accepted.prompt_sha256 == rejected.prompt_sha256 == table.prompt_sha256(plan.request.messages)
-    assert [stream.name for stream in accepted.streams] == ["user", "assistant"]
-    again = table.duplicate(accepted)
-    assert (again.code, again.index, json.loads(again.raw)["rows"][0]) == ("duplicate", 0, ["It rained all day", None])
+    assert [stream.name for stream in accepted.timeline.streams] == ["user", "assistant"]
+    maker = tables(scenarios=(SCENARIO.model_copy(update={"scores": ()}),))
+    sha256 = prompt_sha256(maker.request(maker.sample(0)).messages)
+    assert accepted.conversation.extra["prompt_sha256"] == sha256
+    assert accepted.conversation.group == f"synthetic/{sha256}"
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_table_or_a_reject_with_a_known_code(text: str) -> None:
-    result = table.read(make_plan(), Completion(text, "stop", 0, 0))
+    result = outcome(text)
     assert isinstance(result, Rejected)
     assert result.code in REASONS
 
@@ -196,7 +227,8 @@ def test_any_text_is_a_table_or_a_reject_with_a_known_code(text: str) -> None:
 @given(st.data())
 def test_what_the_grammar_allows_the_schema_allows(data: st.DataObject) -> None:
     for timing in (None, ((True, False), (True, True))):
-        narrow = table.grammar_schema(SCENARIO, 2, 2, 40, timing)
+        sample = replace(sample_of(), min_rows=2, max_rows=2, timing=timing)
+        narrow = grammar_schema(sample, 40)
         items = narrow["properties"]["rows"]
         rows = []
         for schema in items.get("prefixItems", [items["items"]] * 2):
@@ -210,39 +242,39 @@ def test_what_the_grammar_allows_the_schema_allows(data: st.DataObject) -> None:
                 }
             )
         Draft202012Validator(narrow).validate({"rows": rows})
-        Draft202012Validator(table.table_schema(SCENARIO, 2, 2, 40)).validate({"rows": rows})
+        Draft202012Validator(table_schema(sample, 40)).validate({"rows": rows})
 
 
 def test_outputs_are_written_before_inputs_so_that_they_cannot_read_their_own_row() -> None:
     for scenario in load_scenarios([EXAMPLES]):
         direction = {stream.name: stream.direction for stream in scenario.streams}
-        plan = make_plan("scored", scenario)
-        assert plan.request.schema is not None
-        written = list(plan.request.schema["properties"]["rows"]["items"]["properties"])
+        maker = tables("scored", (scenario,))
+        request = maker.request(maker.sample(0))
+        assert request.schema is not None
+        written = list(request.schema["properties"]["rows"]["items"]["properties"])
         assert [direction[name] for name in written] == sorted(direction.values(), reverse=True)
-        shown = json.loads(plan.request.messages[2].content)["rows"]
+        shown = json.loads(request.messages[2].content)["rows"]
         assert all(list(row) == written for row in shown)
 
 
-def test_a_plan_depends_on_seed_and_index_only() -> None:
+def test_a_sample_depends_on_seed_and_index_only() -> None:
     scenarios = load_scenarios([EXAMPLES])
-    config = SynthConfig(scenarios=[EXAMPLES], samples=64, seed=3, batch_size=7)
-    batches = list(table.plans(config, scenarios))
-    assert [len(batch) for batch in batches] == [7] * 9 + [1]
-    flat = [plan for batch in batches for plan in batch]
-    assert flat == [table.plan(config, scenarios, index) for index in range(64)]
-    assert len({plan.request.seed for plan in flat}) == 64
-    assert {plan.scenario.name for plan in flat} == {scenario.name for scenario in scenarios}
-    other = config.model_copy(update={"seed": 4})
-    assert [plan.request.seed for plan in next(table.plans(other, scenarios))] != [p.request.seed for p in batches[0]]
+    maker = tables("scored", scenarios, samples=128, seed=3, batch_size=7)
+    samples = [maker.sample(index) for index in range(128)]
+    again = tables("scored", scenarios, samples=4, seed=3, batch_size=50)
+    assert [again.sample(index) for index in (3, 1)] == [samples[3], samples[1]]
+    assert len({sample.seed for sample in samples}) == 128
+    assert {sample.scenario.name for sample in samples} == {scenario.name for scenario in scenarios}
+    other = tables("scored", scenarios, samples=4, seed=4)
+    assert [other.sample(index).seed for index in range(4)] != [sample.seed for sample in samples[:4]]
 
 
 def test_weights_set_the_share_of_a_scenario() -> None:
     rare = SCENARIO.model_copy(update={"name": "rare", "weight": 0.01})
-    drawn = [table.plan(SynthConfig(scenarios=[SCENARIO], samples=1), [SCENARIO, rare], i) for i in range(300)]
-    assert sum(plan.scenario.name == "rare" for plan in drawn) < 15
+    maker = tables(scenarios=(SCENARIO, rare), samples=300)
+    assert sum(maker.sample(i).scenario.name == "rare" for i in range(300)) < 15
 
 
 def test_max_rows_caps_rows_and_leaves_out_longer_scores() -> None:
-    plan = make_plan("scored", max_rows=3)
-    assert (plan.timing, plan.min_rows, plan.max_rows) == (None, 3, 3)
+    sample = tables("scored", max_rows=3).sample(0)
+    assert (sample.timing, sample.min_rows, sample.max_rows) == (None, 3, 3)

@@ -1,20 +1,40 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from synth.config import SynthConfig
-from synth.engines import Message, Request
+from synth.config import VllmOptions
+from synth.engines import Completion, Message, Request
+from synth.engines.open import open_engine
 from synth.engines.vllm_engine import VllmEngine
 from synth.errors import SynthError
-from synth.generate import synthesize_tables
-
-EXAMPLES = str(Path(__file__).parents[2] / "examples" / "scenarios" / "*.yaml")
+from synth.models import adapter_rank, weights
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "word": {"type": "string", "maxLength": 12},
+        "count": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["word", "count"],
+    "additionalProperties": False,
+}
+
+
+def chat(text: str, seed: int = 0, *, temperature: float = 1.0, max_tokens: int = 4, schema: Any = None) -> Request:
+    return Request((Message("user", text),), schema, seed, temperature, 1.0, max_tokens)
+
+
+def in_order(engine: VllmEngine, requests: Sequence[Request]) -> list[Completion]:
+    found = dict(engine.answers(requests))
+    return [found[place] for place in range(len(requests))]
 
 
 @pytest.fixture(scope="module")
@@ -28,45 +48,141 @@ def engine() -> Iterator[VllmEngine]:
     left = [process for process in started if process.is_running()]
     assert [process.name() for process in left if process.name().startswith("VLLM")] == []
     with pytest.raises(SynthError, match="closed"):
-        loaded.generate([])
+        list(loaded.answers([]))
 
 
 @pytest.mark.slow
 @needs_vllm
-def test_real_tables_are_counted_one_by_one(engine: VllmEngine) -> None:
-    config = SynthConfig(scenarios=[EXAMPLES], samples=4, seed=1, max_tokens=300)
-    tables, rejects, counters = synthesize_tables(config, engine)
-    assert sorted([t.index for t in tables] + [r.index for r in rejects]) == [0, 1, 2, 3]
-    assert counters.requested == 4 == counters.accepted + sum(counters.rejected.values())
-    assert (len(tables), len(rejects)) == (counters.accepted, 4 - counters.accepted)
-    assert 0 < counters.completion_tokens <= 4 * 300
-    assert counters.prompt_tokens > 4 * 200
-    assert counters.seconds > 0
-    assert counters.engine["engine"] == "vllm"
-    assert counters.engine["version"]
-    structural = {"not_json", "duplicate_key", "wrong_shape", "wrong_columns", "wrong_type", "too_long", "wrong_timing"}
-    assert structural.isdisjoint(counters.rejected), "the grammar rules these out"
+def test_structured_answers_follow_their_schema_and_their_seeds(engine: VllmEngine) -> None:
+    requests = [chat("Name a bird and a number, in JSON.", seed, schema=SCHEMA, max_tokens=60) for seed in range(6)]
+    answers = in_order(engine, requests)
+    for answer in answers:
+        assert answer.finish_reason == "stop"
+        assert set(json.loads(answer.text)) == {"word", "count"}
+        assert 0 < answer.completion_tokens <= 60
+        assert answer.prompt_tokens == answers[0].prompt_tokens > 9
+    assert len({answer.text for answer in answers}) > 1
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_answers_come_as_they_end(engine: VllmEngine) -> None:
+    requests = [chat("Tell me a long story.", seed, max_tokens=n) for seed, n in enumerate((60, 2, 30))]
+    assert [place for place, _ in engine.answers(requests)] == [1, 2, 0]
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_closing_early_aborts_the_rest(engine: VllmEngine) -> None:
+    answers = engine.answers([chat("Tell me a long story.", seed, max_tokens=n) for seed, n in enumerate((3000, 2))])
+    assert next(answers)[0] == 1
+    answers.close()  # type: ignore[attr-defined]
+    assert [place for place, _ in engine.answers([chat("Hello.")])] == [0]
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_what_prompts_begin_with_is_computed_once(engine: VllmEngine) -> None:
+    start = "The streams speak in turn, one slice after the other. " * 60
+    first, second = (in_order(engine, [chat(start + end, 1)])[0] for end in ("It rains.", "The sun shines."))
+    assert first.cached_tokens < 0.1 * first.prompt_tokens
+    assert second.cached_tokens >= 0.9 * second.prompt_tokens - 32
+    assert engine.describe()["prefix_caching"] is True
+    # The second's beginning is the first's: what was kept answers as what is computed does.
+    again = [in_order(engine, [chat(start, 1, temperature=0.0, max_tokens=12)])[0] for _ in range(2)]
+    assert again[0].text == again[1].text
+    assert again[1].cached_tokens > 0
 
 
 @pytest.mark.slow
 @needs_vllm
 def test_seeded_requests_survive_more_prompt_than_fits_one_step(engine: VllmEngine) -> None:
     """vLLM's CPU build dies where the prefill of a seeded request is split over two steps."""
-    chats = [Message("user", f"{n}: " + f"Count the birds in garden {n}, please. " * 150) for n in range(8)]
-    requests = [Request((chat,), None, seed, 1.0, 1.0, 4) for seed, chat in enumerate(chats)]
-    completions = engine.generate(requests)
+    requests = [chat(f"{n}: " + f"Count the birds in garden {n}, please. " * 150, n) for n in range(8)]
+    completions = in_order(engine, requests)
     assert [c.completion_tokens for c in completions] == [4] * 8
     assert sum(c.prompt_tokens for c in completions) > 2 * 4096
 
 
 @pytest.mark.slow
 @needs_vllm
-def test_a_prompt_that_does_not_fit_is_an_error_in_one_line(engine: VllmEngine) -> None:
-    with pytest.raises(SynthError, match="max_model_len 4096"):
-        engine.generate([Request((Message("user", "hi"),), None, 0, 1.0, 1.0, 4096)])
+def test_what_does_not_fit_is_refused_and_the_rest_answered(engine: VllmEngine) -> None:
+    bad = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=never)("}}}
+    long, odd, good = in_order(engine, [chat("hi", max_tokens=4096), chat("hi", schema=bad), chat("hi")])
+    assert (long.finish_reason, long.completion_tokens) == ("refused", 0)
+    assert "max_model_len 4096" in long.text
+    assert odd.finish_reason == "refused"
+    assert odd.text
+    assert "\n" not in odd.text
+    assert (good.finish_reason, good.completion_tokens) == ("length", 4)
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_an_engine_says_what_it_is(engine: VllmEngine) -> None:
+    assert engine.identity()["model"] == {"name": "smollm2"}
+    told = engine.describe()
+    assert engine.identity().items() <= told.items()
+    assert json.loads(json.dumps(told)) == told
+    assert told["deterministic"] is False
+    assert told["note"]
+    assert told["version"]
+
+
+def adapter(folder: Path, rank: int) -> Path:
+    """A LoRA adapter in PEFT's format that turns the queries of the packaged model's first layers upside down."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for layer in range(8):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, 576, generator=generator)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(576, rank, generator=generator)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    given = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(given | {"base_model_name_or_path": "smollm2"}))
+    return folder
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_an_adapter_speaks_in_the_place_of_its_model(engine: VllmEngine, tmp_path: Path) -> None:
+    requests = [chat("Which birds sing at night?", temperature=0.0, max_tokens=16)]
+    (plain,) = in_order(engine, requests)
+    options = VllmOptions(lora=str(adapter(tmp_path / "adapter", 12)), max_model_len=512, prefix_caching=False)
+    with open_engine("smollm2", options, 4, 0, tmp_path / "answers.sqlite") as other:
+        ((_, adapted),) = other.answers(requests)
+        assert other.identity()["adapter"]["name"] == "adapter"
+        assert other.describe()["prefix_caching"] is False
+    assert adapted.text != plain.text
+    assert adapted.prompt_tokens == plain.prompt_tokens
 
 
 def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SynthError, match="install `vllm`"):
         VllmEngine("smollm2")
+
+
+def test_a_folder_that_was_trained_again_is_another_model(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"one")
+    before = weights(str(folder))
+    assert weights(str(folder)) == before
+    assert before["name"] == "checkpoint"
+    assert str(tmp_path) not in json.dumps(before)
+    (folder / "model.safetensors").write_bytes(b"two")
+    assert weights(str(folder)) != before
+    assert weights("smollm2") == {"name": "smollm2"}
+
+
+def test_a_folder_without_an_adapter_is_an_error_before_anything_loads(tmp_path: Path) -> None:
+    with pytest.raises(SynthError, match="holds no LoRA adapter"):
+        VllmEngine("smollm2", VllmOptions(lora=str(tmp_path)))
+    (tmp_path / "adapter_config.json").write_text('{"r": 12}')
+    assert adapter_rank(str(tmp_path)) == 12

@@ -1,0 +1,386 @@
+"""Reading in slices: what is read before an answer, what of the answer each slice supports, and when what was said.
+
+An answer can be re-written if it is an assistant message of texts and thoughts alone that follows a reading: the input since
+the last output (system messages and tool definitions are none). The reading is cut into sentences, and these are put
+together to slices. A *point* is a sentence of the answer; it is supported from the slice on with which all that it rests
+on has been read.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pipeline.alignment.grounding import Ground, Questions
+from pipeline.alignment.plan import Plan, start_plan
+from pipeline.alignment.reading import is_reading
+from pipeline.conversation import Conversation, Message, Part
+from pipeline.gold import Place, rests_on_all, supports
+from pipeline.text import cut
+from pipeline.timeline import Span, Stream, Timeline, draft_of, spans_of
+from synth.answers import Final, final_of
+
+#: What an answer is made of: thoughts, and what is said.
+Voice = Literal["thinking", "text"]
+
+#: Where a span stands: message, part, and whether it is the header of a result.
+_Where = tuple[int | None, int | None, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of one input span, up to character ``high``. ``label``: whose words it is, for people and writers."""
+
+    where: _Where
+    high: int
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A sentence of the original answer that is supported once slice ``slice`` has been read."""
+
+    voice: Voice
+    text: str
+    slice: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One answer to re-write: message ``message``, after the reading ``slices`` (at least two, all of it).
+
+    ``earlier``: what came before the reading, since the last answer that is re-written. ``thinks``: there is a thought.
+    """
+
+    message: int
+    earlier: tuple[Piece, ...]
+    slices: tuple[tuple[Piece, ...], ...]
+    points: tuple[Point, ...]
+    final: Final | None
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the original answer has a thought."""
+        return any(point.voice == "thinking" for point in self.points)
+
+    @property
+    def last(self) -> int:
+        """The last slice, with which everything has been read."""
+        return len(self.slices) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was written after slice ``slice`` had been read. Within a slice a thought comes before what is said."""
+
+    slice: int
+    voice: Voice
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retold:
+    """An answer as it was re-written: pieces in the order in which they were written."""
+
+    task: Task
+    said: tuple[Said, ...]
+
+    def message(self, original: Message) -> Message:
+        """The original message with the pieces in place of its parts: the thought, then the answer."""
+        parts = tuple(Part(voice, "".join(pieces)) for voice in _VOICES if (pieces := self.pieces(voice)))
+        return replace(original, parts=parts)
+
+    def pieces(self, voice: Voice) -> list[str]:
+        """The pieces of one part, each with the white space before it."""
+        texts = [one.text for one in self.said if one.voice == voice]
+        original = "".join(point.text for point in self.task.points if point.voice == voice)
+        between = "\n" if "\n" in original.strip() else " "
+        return [text if not at or texts[at - 1][-1] in _FULL_STOPS else between + text for at, text in enumerate(texts)]
+
+    def due(self) -> list[int]:
+        """Per piece, the slice it waits for: the one it was written after, or that of an earlier piece, which it had seen.
+
+        The last piece of a part waits for the whole reading, since its end says that nothing is missing.
+        """
+        last = {one.voice: at for at, one in enumerate(self.said)}
+        found: list[int] = []
+        for at, one in enumerate(self.said):
+            due = self.task.last if last[one.voice] == at else one.slice
+            found.append(max(due, found[-1] if found else 0))
+        return found
+
+
+_VOICES: tuple[Voice, ...] = ("thinking", "text")
+#: Behind these no space is written.
+_FULL_STOPS = "。！？"
+#: What ends so is a clause of a long sentence, and no point by itself.
+_GO_ON = (",", ";", ":", "，", "；", "：", "、")
+
+
+def tasks_of(conversation: Conversation, slice_chars: int, min_coverage: float) -> list[Task]:
+    """The answers of a conversation that can be re-written, in order.
+
+    Slices are of at most ``slice_chars`` characters, or one sentence; a reading of two sentences or more has at least two.
+    ``min_coverage``: share of the content words of a point that must have been read (0 to 1).
+    """
+    draft = draft_of(conversation)
+    streams, spans = draft.columns()
+    blocks: list[tuple[list[int], list[int]]] = []
+    unread: list[int] = []
+    plain = start_plan(draft, streams, spans, {})
+    for group in plain.messages():
+        if not plain.is_output(group[0]):
+            unread.extend(group)
+            continue
+        reading = [s for s in unread if is_reading(spans[s], "all", streams[spans[s].stream].role)]
+        if reading and _can_be_retold(conversation, spans[group[0]]):
+            blocks.append((unread[unread.index(reading[0]) :], group))
+        unread = []
+    cuts = {
+        s: cut(spans[s].text, "sentence") for block, group in blocks for s in (*block, *group) if spans[s].kind != "header"
+    }  # fmt: skip
+    plan = start_plan(draft, streams, spans, cuts)
+    ground = Ground([plan])
+    found: list[Task] = []
+    shown = 0
+    for block, group in blocks:
+        stops = _slices(plan, block, slice_chars)
+        if len(stops) < 2:
+            continue
+        message = plan.spans[group[0]].message
+        assert message is not None
+        final = final_of(replace(conversation, messages=conversation.messages[: message + 1]))
+        slices, low = [], plan.first[block[0]]
+        for stop in stops:
+            slices.append(tuple(_pieces(plan, block, low, stop)))
+            low = stop
+        earlier = [
+            _piece(plan, s) for s in range(shown, block[0]) if plan.spans[s].source_kind not in ("header", "tools")
+        ]
+        points = _points(ground, block, group, stops, final, min_coverage)
+        found.append(Task(message, tuple(earlier), tuple(slices), points, final))
+        shown = group[-1] + 1
+    return found
+
+
+def _can_be_retold(conversation: Conversation, span: Span) -> bool:
+    if span.message is None:
+        return False
+    message = conversation.messages[span.message]
+    return (
+        message.weight > 0
+        and all(part.kind in _VOICES and not part.interrupted for part in message.parts)
+        and any(part.kind == "text" and part.text.strip() for part in message.parts)
+    )
+
+
+def _slices(plan: Plan, block: Sequence[int], slice_chars: int) -> list[int]:
+    """The chunk that each slice of the reading ends before."""
+    sizes = [
+        (chunk, len(plan.text(s, chunk))) for s in block if plan.spans[s].kind != "header" for chunk in plan.chunks(s)
+    ]
+    room = min(slice_chars, max(sum(size for _, size in sizes) // 2, 1))
+    stops: list[int] = []
+    filled = 0
+    for (chunk, size), behind in zip(sizes, [*sizes[1:], None], strict=True):
+        filled += size
+        if behind is None or (behind[1] and filled + behind[1] > room):
+            stops.append(chunk + 1)
+            filled = 0
+    return stops
+
+
+def _pieces(plan: Plan, block: Sequence[int], low: int, stop: int) -> list[Piece]:
+    """The chunks from ``low`` to ``stop``, those of one span as one piece."""
+    found = []
+    for span in block:
+        chunks = range(max(low, plan.first[span]), min(stop, plan.first[span + 1]))
+        if chunks:
+            text = "".join(plan.text(span, chunk) for chunk in chunks)
+            found.append(replace(_piece(plan, span), high=plan.chunk_end[chunks[-1]], text=text))
+    return found
+
+
+def _piece(plan: Plan, span: int) -> Piece:
+    told = plan.spans[span]
+    role = plan.streams[told.stream].role
+    label = {"context": "context", "tool_call": "call", "tool_result": "result", "thinking": "thought"}.get(
+        told.source_kind, role
+    )
+    if told.kind == "tool_result" and span and plan.spans[span - 1].kind == "header":
+        label = f"result {plan.spans[span - 1].text}"
+    return Piece(_where(told), len(told.text), label, told.text)
+
+
+def _where(span: Span) -> _Where:
+    return span.message, span.part, span.kind == "header"
+
+
+def _points(
+    ground: Ground,
+    block: Sequence[int],
+    group: Sequence[int],
+    stops: Sequence[int],
+    final: Final | None,
+    min_coverage: float,
+) -> tuple[Point, ...]:
+    (plan,) = ground.plans
+    chunks = [(s, chunk) for s in group for chunk in plan.chunks(s)]
+    message = plan.spans[group[0]].message
+    gold = supports(plan.conversation).get(message) if message is not None else None
+    if gold is not None:
+        needed = _needed_by_gold(ground, block, [c for _, c in chunks], gold)
+    elif message in rests_on_all(plan.conversation):
+        needed = [-1] * len(chunks)
+    else:
+        needed = _needed(ground, block, chunks, min_coverage)
+    end = len(stops) - 1
+    found: list[Point] = []
+    said, at = "", 0
+    for (span, chunk), last in zip(chunks, needed, strict=True):
+        text = plan.text(span, chunk)
+        said, at = said + text, max(at, min(bisect.bisect_right(stops, last), end) if last >= 0 else end)
+        if text.rstrip().endswith(_GO_ON) and chunk + 1 < plan.first[span + 1]:
+            continue
+        if gold is None and final is not None and final.is_told_by(said):
+            at = end
+        voice: Voice = "thinking" if plan.spans[span].source_kind == "thinking" else "text"
+        found.append(Point(voice, said, at))
+        said, at = "", 0
+    return tuple(found)
+
+
+def _needed(ground: Ground, block: Sequence[int], chunks: Sequence[tuple[int, int]], min_coverage: float) -> list[int]:
+    """Per sentence of an answer the last chunk of the reading that it rests on, -1 where it waits for everything.
+
+    It rests on the reading alone, or on the reading and what was said before it, and then it also waits for all that. What is
+    said waits for the question too, as under ``evidence``: which of the facts is asked for nobody knows before. A thought
+    does not.
+    """
+    (plan,) = ground.plans
+    first, stop = plan.first[block[0]], plan.first[block[-1] + 1]
+    reading = [s for s in block if is_reading(plan.spans[s], "all", plan.streams[plan.spans[s].stream].role)]
+    both = []
+    for alone in (True, False):
+        questions = Questions(reading=[(plan.first[s], plan.first[s + 1]) for s in reading])
+        for _, chunk in chunks:
+            questions.add(chunk, first, stop, alone=alone)
+        both.append(ground.needed(questions, min_coverage))
+    asked = _question(plan, reading)
+    found: list[int] = []
+    for (span, _), by_itself, by_all in zip(chunks, *both, strict=True):
+        needed = by_itself
+        if needed < 0 and by_all >= 0 and -1 not in found:
+            needed = max(by_all, *found, -1)
+        if needed >= 0 and plan.spans[span].source_kind == "text":
+            needed = max(needed, asked)
+        found.append(needed)
+    return found
+
+
+def _question(plan: Plan, reading: Sequence[int]) -> int:
+    """The chunk in which the user asks: the last with a question mark, else the last of his words; -1 if he says nothing."""
+    words = [(s, chunk) for s in reading if plan.spans[s].source_kind == "text" for chunk in plan.chunks(s)]
+    asks = [chunk for s, chunk in words if "?" in plan.text(s, chunk) or "？" in plan.text(s, chunk)]
+    return asks[-1] if asks else words[-1][1] if words else -1
+
+
+def _needed_by_gold(ground: Ground, block: Sequence[int], chunks: Sequence[int], gold: Sequence[Place]) -> list[int]:
+    """What a corpus says that its answer rests on, and every fact and run of words that is copied."""
+    (plan,) = ground.plans
+    span_of = {(plan.spans[s].message, plan.spans[s].part): s for s in block if plan.spans[s].kind != "header"}
+    last = -1
+    for place in gold:
+        span = span_of[place.message, place.part]
+        last = max(last, bisect.bisect_left(plan.chunk_end, place.end, plan.first[span], plan.first[span + 1] - 1))
+    first, stop = plan.first[block[0]], plan.first[block[-1] + 1]
+    questions = Questions(reading=[(plan.first[s], plan.first[s + 1]) for s in block])
+    for chunk in chunks:
+        questions.add(chunk, first, stop)
+    return [max(last, copied) for copied in ground.copied(questions)]
+
+
+def timeline_of(conversation: Conversation, retold: Mapping[int, Retold]) -> Timeline:
+    """The timeline of a conversation in which the messages ``retold`` were re-written.
+
+    A piece waits for what its writer had seen: all before the reading, the reading up to its slice, and every earlier piece.
+    Everything else waits as under ``turns``.
+    """
+    streams, spans, _ = spans_of(conversation)
+    at = {_where(span): s for s, span in enumerate(spans)}
+    opens = {one.task.slices[0][0].where: one for one in retold.values()}
+    placing = _Placing(spans)
+    for s, span in enumerate(spans):
+        if (one := opens.get(_where(span))) is not None:
+            _place(placing, one, at)
+        elif s not in placing.told:
+            placing.put(s, len(span.text), placing.all)
+    return placing.timeline(streams)
+
+
+def _place(placing: _Placing, retold: Retold, at: Mapping[_Where, int]) -> None:
+    known = placing.all
+    task, due = retold.task, retold.due()
+    parts = [voice for voice in _VOICES if any(one.voice == voice for one in retold.said)]
+    ends = dict.fromkeys(parts, 0)
+    pieces = {voice: iter(retold.pieces(voice)) for voice in parts}
+    read = said = low = 0
+    for stop in sorted({*due, task.last}):
+        highs: dict[int, int] = {}
+        for piece in (piece for pieces_ in task.slices[low : stop + 1] for piece in pieces_):
+            highs[at[piece.where]] = piece.high
+        for span, high in highs.items():
+            read |= placing.put(span, high, known | read)
+        low = stop + 1
+        for one in (one for one, slice_ in zip(retold.said, due, strict=True) if slice_ == stop):
+            ends[one.voice] += len(next(pieces[one.voice]))
+            said |= placing.put(at[task.message, parts.index(one.voice), False], ends[one.voice], known | read | said)
+
+
+class _Placing:
+    """Chunks in the order in which they are told, with the fewest waits that say the same (see ``to_timeline``)."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._spans = spans
+        self._chunks: list[tuple[int, int]] = []
+        self._edges: list[list[int]] = []
+        self._closure: list[int] = []
+        self._on_stream: dict[int, int] = {}
+        self.told: set[int] = set()
+
+    @property
+    def all(self) -> int:
+        """The bit mask of all chunks so far."""
+        return (1 << len(self._chunks)) - 1
+
+    def put(self, span: int, end: int, requires: int) -> int:
+        """Adds the chunk of a span up to character ``end``, which waits for the chunks in ``requires``; its own bit."""
+        stream = self._spans[span].stream
+        reached = self._on_stream.get(stream, 0)
+        edges = []
+        while need := requires & ~reached:
+            latest = need.bit_length() - 1
+            edges.append(latest)
+            reached |= self._closure[latest]
+        bit = 1 << len(self._chunks)
+        self._chunks.append((span, end))
+        self._edges.append(edges)
+        self._closure.append(reached | bit)
+        self._on_stream[stream] = reached | bit
+        self.told.add(span)
+        return bit
+
+    def timeline(self, streams: Sequence[Stream]) -> Timeline:
+        """The chunks in source order."""
+        order = sorted(range(len(self._chunks)), key=self._chunks.__getitem__)
+        new = {old: index for index, old in enumerate(order)}
+        return Timeline(
+            tuple(streams),
+            tuple(self._spans),
+            [self._chunks[old][0] for old in order],
+            [self._chunks[old][1] for old in order],
+            [tuple(sorted(new[edge] for edge in self._edges[old])) for old in order],
+        )

@@ -1,0 +1,244 @@
+"""The concurrent generator: slices, causality of its prompts, tools, and good dialogues of every pattern."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from scripted import ScriptedEngine
+
+from pipeline.checks import record_violations
+from pipeline.leaks import lexical
+from pipeline.records import to_json
+from schemas import violations
+from synth.config import SynthConfig
+from synth.engines import Completion, Request
+from synth.patterns import PATTERNS
+from synth.scenarios import Scenario, load_scenarios
+from synth.stage import synthesize_stage
+
+HERE = Path(__file__).parent
+EXAMPLES = str(HERE.parents[1] / "examples" / "scenarios" / "*.yaml")
+DIALOGUES = sorted((HERE / "dialogues").glob("*.yaml"))
+
+TALK = Scenario.model_validate(
+    {
+        "name": "talk",
+        "description": "user tells a story, assistant reacts",
+        "streams": [
+            {"name": "user", "role": "user", "direction": "input", "says": "the story"},
+            {"name": "assistant", "role": "assistant", "direction": "output", "says": "reactions"},
+        ],
+        "opens": "user",
+        "rows": {"min": 4, "max": 6},
+        "topics": ["a walk in the rain"],
+        "scores": [{"user": "xx-x", "assistant": "-x-x"}],
+    }
+)
+LINES = {
+    "user": ["It rained all morning", "so we stayed inside.", "Then the sun came out."],
+    "assistant": ["How dull for you.", "What did you do next?"],
+}
+
+
+def stream_of(request: Request) -> str:
+    """The stream that a request asks; ``tool`` for one that plays a tool."""
+    found = re.search(r"You are the stream ([a-z_0-9/]+):", request.messages[0].content)
+    return found[1] if found else "tool"
+
+
+def says(lines: dict[str, list[str]]) -> ScriptedEngine:
+    """An engine that gives every stream its next line."""
+
+    def script(request: Request) -> str:
+        stream = stream_of(request)
+        nth = sum(message.role == "user" for message in request.messages) - 1
+        return json.dumps({"say": lines[stream][nth]})
+
+    return ScriptedEngine(script)
+
+
+def run(tmp_path: Path, scenario: Scenario, engine: ScriptedEngine, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+    """The records, and the manifest; reject reasons are in its counters."""
+    config = SynthConfig(generator="concurrent", scenarios=[scenario], samples=1, **options)
+    result = synthesize_stage(config, tmp_path, engine=engine)
+    table = pq.read_table(tmp_path / "records-00000.parquet")
+    assert record_violations(table) == []
+    assert [f for f in lexical(table) if f.verdict != "clear"] == []
+    records = list(to_json(table))
+    assert list(violations("stream_record", records)) == []
+    return records, result.manifest
+
+
+def test_what_is_said_in_a_slice_waits_for_all_slices_before(tmp_path: Path) -> None:
+    (record,), _ = run(tmp_path, TALK, says(LINES))
+    slices = {"It rained all morning": 0, "so we stayed inside.": 1, "How dull for you.": 1}
+    slices |= {"Then the sun came out.": 3, "What did you do next?": 3}
+    events = [(slices[e["text"].strip()], e["start"], e["end"]) for e in record["events"]]
+    assert len(events) == len(slices)
+    assert all(end <= start for late, start, _ in events for early, _, end in events if early < late)
+
+
+def test_no_request_holds_what_is_said_in_its_own_slice_or_later(tmp_path: Path) -> None:
+    engine = says(LINES)
+    run(tmp_path, TALK, engine)
+    first, second = (r for r in engine.requests if stream_of(r) == "assistant")
+    prompt = "\n".join(m.content for m in first.messages)
+    assert LINES["user"][0] in prompt
+    assert LINES["user"][1] not in prompt
+    prompt = "\n".join(m.content for m in second.messages)
+    assert LINES["user"][1] in prompt
+    assert LINES["user"][2] not in prompt
+
+
+def test_the_messages_of_a_stream_only_grow(tmp_path: Path) -> None:
+    engine = says(LINES)
+    run(tmp_path, TALK, engine)
+    for stream in ("user", "assistant"):
+        asked = [r.messages for r in engine.requests if stream_of(r) == stream]
+        assert len(asked) > 1
+        for before, after in itertools.pairwise(asked):
+            assert after[: len(before)] == before
+
+
+def test_a_slice_is_one_batch_over_dialogues_and_streams(tmp_path: Path) -> None:
+    engine = says(LINES)
+    config = SynthConfig(generator="concurrent", scenarios=[TALK], samples=5)
+    result = synthesize_stage(config, tmp_path, engine=engine)
+    assert engine.batches == [5, 10, 10]
+    assert result.manifest.counters["reject_reasons"] == {"duplicate": 4}
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("truncated", Completion('{"say": "It rained', "length", 1, 1)),
+        ("aborted", Completion("", "abort", 1, 1)),
+        ("refused", Completion("too long", "refused", 1, 1)),
+        ("empty_answer", ""),
+        ("not_json", "It rained"),
+        ("not_json", '{"say": "It'),
+        ("duplicate_key", '{"say": "It", "say": "rained"}'),
+        ("wrong_shape", '{"text": "It rained"}'),
+        ("wrong_shape", '{"say": 7}'),
+        ("empty_cell", '{"say": ""}'),
+        ("wrong_timing", '{"say": "-"}'),
+        ("too_long", json.dumps({"say": "It rained " * 20})),
+        ("special_tokens", '{"say": "It rained.<|im_end|>"}'),
+        ("foreign_script", '{"say": "Шёл дождь"}'),
+        ("repeated_words", '{"say": "it rained it rained it rained"}'),
+        ("markup", '{"say": "It {rained}"}'),
+        ("control_chars", '{"say": "It\\nrained"}'),
+    ],
+)
+def test_a_bad_answer_is_rejected_by_name(tmp_path: Path, code: str, said: str | Completion) -> None:
+    records, manifest = run(tmp_path, TALK, ScriptedEngine(lambda request: said))
+    assert records == []
+    assert manifest.counters["reject_reasons"] == {code: 1}
+    (reject,) = pq.read_table(tmp_path / "rejects-00000.parquet").to_pylist()
+    assert reject["code"] == code
+    assert reject["path"] == "talk"
+
+
+def test_left_to_itself_a_dialogue_ends_in_silence(tmp_path: Path) -> None:
+    lines = {
+        "user": ["It rained all morning", "so we stayed inside.", "-", "-", "-", "-"],
+        "assistant": ["Poor you.", "Did you read?", "-", "-", "-"],
+    }
+    (record,), manifest = run(tmp_path, TALK, says(lines), concurrent={"timing": "free", "silent_slices": 2})
+    assert [e["text"].strip() for e in record["events"]] == [
+        "It rained all morning", "so we stayed inside.", "Poor you.", "Did you read?",
+    ]  # fmt: skip
+    assert manifest.counters["requests"] == 9
+
+
+def test_a_stream_that_never_speaks_is_named(tmp_path: Path) -> None:
+    lines = {"user": LINES["user"] + ["-"] * 6, "assistant": ["-"] * 9}
+    _, manifest = run(tmp_path, TALK, says(lines), concurrent={"timing": "free"})
+    assert manifest.counters["reject_reasons"] == {"empty_stream": 1}
+
+
+TOOLS = Scenario.model_validate(
+    {
+        "name": "sums",
+        "description": "user asks for a sum, assistant has it computed",
+        "streams": [
+            {"name": "user", "role": "user", "direction": "input", "says": "asks"},
+            {"name": "assistant", "role": "assistant", "direction": "output", "says": "answers"},
+            {"name": "call", "role": "call", "direction": "output", "says": "calls"},
+            {"name": "tool/0", "role": "tool", "direction": "input", "says": "results"},
+        ],
+        "opens": "user",
+        "rows": {"min": 5, "max": 8},
+        "topics": ["a bill"],
+        "tools": [{"name": "calculator", "description": "computes", "simulator": "calculator"}],
+        "scores": [{"user": "x----", "assistant": "-xx-x", "call": "-x---", "tool/0": "---x-"}],
+    }
+)
+SUMS = {
+    "user": ["What is 12 times 48?"],
+    "assistant": ["I will have it", "computed for you.", "That makes 576."],
+    "call": ["calculator 12 * 48"],
+}
+
+
+def test_a_call_is_computed_and_its_result_comes_where_the_score_has_it(tmp_path: Path) -> None:
+    engine = says(SUMS)
+    (record,), _ = run(tmp_path, TOOLS, engine)
+    assert {stream_of(r) for r in engine.requests} == {"user", "assistant", "call"}
+    (asked,) = [e for e in record["events"] if e["kind"] == "tool_call"]
+    assert asked["text"] == 'calculator\n{"expression": "12 * 48"}'
+    (result,) = [e for e in record["events"] if e["kind"] == "tool_result"]
+    assert (result["text"], result["call"]) == ("576", asked["call"])
+    (told,) = [e for e in record["events"] if "576" in e["text"] and e["kind"] == "message"]
+    assert told["start"] >= result["end"]
+
+
+@pytest.mark.parametrize("call", ["adder 1 + 1", "calculator {1}", 'calculator {"expression": '])
+def test_a_call_that_names_no_tool_or_has_no_arguments_is_rejected(tmp_path: Path, call: str) -> None:
+    _, manifest = run(tmp_path, TOOLS, says(SUMS | {"call": [call]}))
+    assert manifest.counters["reject_reasons"] == {"wrong_call": 1}
+
+
+def test_every_pattern_has_a_dialogue() -> None:
+    scenarios = {s.name: s for s in load_scenarios([EXAMPLES])}
+    played = {yaml.safe_load(path.read_text(encoding="utf-8"))["scenario"] for path in DIALOGUES}
+    assert played == set(scenarios)
+    assert {pattern for name in played for pattern in scenarios[name].patterns} == set(PATTERNS)
+    assert len(PATTERNS) >= 12
+
+
+@pytest.mark.parametrize("path", DIALOGUES, ids=lambda path: path.stem)
+def test_a_good_dialogue_of_every_pattern_is_accepted_and_shows_it(tmp_path: Path, path: Path) -> None:
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (scenario,) = [s for s in load_scenarios([EXAMPLES]) if s.name == told["scenario"]]
+    names = [stream.name for stream in scenario.streams]
+    spoken = {name: [str(row[i]) for row in told["rows"] if row[i] != "-"] for i, name in enumerate(names)}
+    spoken["tool"] = [
+        str(cell)
+        for row in told["rows"]
+        for name, cell in zip(names, row, strict=True)
+        if "tool" in name and cell != "-"
+    ]
+    scored = scenario.model_copy(
+        update={"scores": (told["score"],), "topics": (told["topic"],), "domains": {}, "weight": 1.0}
+    )
+    asked: Counter[str] = Counter()
+
+    def script(request: Request) -> str:
+        stream = stream_of(request)
+        asked[stream] += 1
+        return json.dumps({"say": spoken[stream][asked[stream] - 1]}, ensure_ascii=False)
+
+    records, manifest = run(tmp_path, scored, ScriptedEngine(script), concurrent={"max_slices": 64})
+    assert manifest.counters["reject_reasons"] == {}
+    assert len(records) == 1
+    shown = manifest.notes["coverage"]["pattern"]
+    assert all(shown[pattern]["shown"] == 1 for pattern in scenario.patterns)

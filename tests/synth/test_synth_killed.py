@@ -1,0 +1,155 @@
+"""A run of the command that is killed at any instant ends with the records of an undisturbed one, and asks nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from endpoint import Endpoint
+
+ROOT = Path(__file__).parents[2]
+SAMPLES, CONCURRENCY, KILLS = 24, 4, 10
+_WORDS = """
+amber apple arrow autumn barley basket beacon birch bottle branch bread bridge bright candle canyon carpet castle
+cedar chapel cherry cliff clover copper corner cotton cradle creek crystal dapple dawn desert dragon eagle ember
+falcon feather fern field flame forest fountain garden ginger glacier grove harbor harvest hazel hollow honey island
+ivory jasper kettle ladder lagoon lantern lemon lily linen magnet maple marble meadow melon mirror morning mountain
+needle oasis ocean olive orchard paper pebble pepper pillow pine planet plum pocket pond quarry rabbit ribbon river
+saddle saffron silver thistle
+"""
+WORDS = _WORDS.split()
+
+
+def speak(body: dict[str, Any]) -> str:
+    """A few words that nobody else says, by the hash of what was asked; a call names one of the scenario's tools."""
+    draw = random.Random(hashlib.sha256(json.dumps(body["messages"]).encode()).digest())
+    words = " ".join(draw.sample(WORDS, 5))
+    cast = body["messages"][0]["content"]
+    if "You are the stream call:" in cast:
+        tools = re.findall(r"^Tool (\w+):", cast, re.MULTILINE)
+        words = f"{tools[0]} {words}" if tools[0] != "calculator" else f"calculator {draw.randint(2, 99)} + 7"
+    return json.dumps({"say": words})
+
+
+def settings(path: Path, url: str, **more: object) -> Path:
+    value = {
+        "generator": "concurrent",
+        "scenarios": [str(ROOT / "examples" / "scenarios" / "*.yaml")],
+        "samples": SAMPLES,
+        "batch_size": 8,
+        "model": "scripted",
+        "engine": {"kind": "openai", "url": url, "concurrency": CONCURRENCY, "backoff": 0.05, "timeout": 2.0} | more,
+    }
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+def start(config: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipeline.cli", "synth", str(config), "--out", str(out), "--json"]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=dict(os.environ)
+    )
+
+
+def finished(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], str]:
+    out, err = process.communicate(timeout=120)
+    return (json.loads(out) if process.returncode == 0 else {}), err.decode()
+
+
+def committed(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(path)) as look:
+        tables = {name for (name,) in look.execute("SELECT name FROM sqlite_master")}
+        return int(look.execute("SELECT count(*) FROM answers").fetchone()[0]) if "answers" in tables else 0
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_resumed_the_records_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    with Endpoint(reply=speak, delay=0.01) as endpoint:
+        config = settings(tmp_path / "config.yaml", endpoint.url)
+        told, error = finished(start(config, tmp_path / "whole"))
+        assert told, error
+        assert told["counters"]["out"] > SAMPLES / 3
+        asked = len(endpoint.answered)
+        assert told["counters"]["requests"] == asked == endpoint.answered.total()
+    with Endpoint(reply=speak, delay=0.01) as endpoint:
+        config = settings(tmp_path / "config.yaml", endpoint.url)
+        out = tmp_path / "killed"
+        for at in sorted(chance.sample(range(1, asked - CONCURRENCY), KILLS)):
+            process = start(config, out)
+            while len(endpoint.answered) < at and process.poll() is None:
+                time.sleep(0.001)
+            assert process.poll() is None, "it was to be killed while it runs"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            assert len(endpoint.answered) - committed(out / "answers.sqlite") <= CONCURRENCY
+            assert endpoint.answered.total() - len(endpoint.answered) <= KILLS * CONCURRENCY
+        kept = committed(out / "answers.sqlite")
+        before = endpoint.seen
+        told, error = finished(start(config, out))
+        assert told, error
+        assert endpoint.seen - before == asked - kept
+        assert len(endpoint.answered) == asked
+    for name in ("records-00000.parquet", "tokens-smollm2-00000.parquet", "rejects-00000.parquet"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert [path.name for path in out.iterdir() if path.name.startswith(".") or path.name.endswith("-wal")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 429, "headers": {"Retry-After": "0"}},
+        {"status": 500},
+        {"cut": "before"},
+        {"cut": "amid"},
+        {"hang": True},
+    ],
+    ids=["429", "500", "cut-before", "cut-amid", "hang"],
+)
+def test_what_passes_is_tried_again_and_nothing_is_lost(tmp_path: Path, fault: dict[str, Any]) -> None:
+    with Endpoint(reply=speak) as endpoint:
+        endpoint.fail(times=3, every=20, **fault)
+        config = settings(tmp_path / "config.yaml", endpoint.url, timeout=1.0)
+        told, error = finished(start(config, tmp_path / "out"))
+        assert told, error
+        assert endpoint.faults[0].times == 0
+    counters = told["counters"]
+    assert counters["in"] == SAMPLES == counters["out"] + counters["rejected"]
+    assert pq.read_metadata(tmp_path / "out" / "records-00000.parquet").num_rows == counters["out"]
+    assert not {"refused", "aborted"} & set(counters["reject_reasons"])
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_stops_the_run_with_one_line_and_the_run_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    with Endpoint(reply=speak) as endpoint:
+        gone = endpoint.fail(status=503, times=None, after=40)
+        config = settings(tmp_path / "config.yaml", endpoint.url, retries=1, give_up=2)
+        process = start(config, tmp_path / "out")
+        told, error = finished(process)
+        assert (told, process.returncode) == ({}, 1)
+        assert "is gone" in error
+        assert "what was answered is kept" in " ".join(error.split())
+        assert "Traceback" not in error
+        kept = committed(tmp_path / "out" / "answers.sqlite")
+        assert kept == endpoint.answered.total() > 0
+        gone.times = 0
+        told, error = finished(start(config, tmp_path / "out"))
+        assert told, error
+        assert endpoint.answered.total() == len(endpoint.answered), "nothing that was answered was asked again"
