@@ -49,6 +49,7 @@ from pipeline.convert import (
 from pipeline.errors import PipelineError
 from pipeline.manifest import Result
 from pipeline.stages.convert import Shard, convert_stage
+from synth.report import report_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,7 +58,7 @@ R = TypeVar("R")
 ConvertOne = Callable[[Path, int, Path], ShardResult]
 
 #: Keys of the artifacts.
-STAGE_TABLE, REPORT = "stage-table", "evaluation-report"
+STAGE_TABLE, SYNTHESIS, REPORT = "stage-table", "synthesis-report", "evaluation-report"
 
 #: Seconds between two lines of progress in the log.
 PROGRESS_SECONDS = 10.0
@@ -198,6 +199,11 @@ def publish_stage_table(results: Sequence[Result], out: Path) -> None:
     create_table_artifact([stage_row(r) for r in results], STAGE_TABLE, f"Stages of the build in {out.resolve()}")
 
 
+def publish_synthesis(written: Result) -> None:
+    """The artifact ``synthesis-report``: totals, reasons, and what was asked for and came out."""
+    create_markdown_artifact(report_of(written), SYNTHESIS, f"Synthesis in {written.directory.resolve()}")
+
+
 def publish_report(report: Result) -> None:
     """The artifact ``evaluation-report``: ``report.md``; its plots, which Prefect cannot show, by their paths."""
     text = (report.directory / "report.md").read_text(encoding="utf-8")
@@ -211,6 +217,7 @@ def run_stages(config: BuildConfig, base: Path, out: Path, fresh: bool, workers:
     ingested = ingest(config, base, out, fresh, watcher)
     inputs = [run_convert(config, out, ingested, workers, fresh, watcher)]
     if config.synth is not None and (written := synthesize(config, base, out, fresh, watcher)) is not None:
+        publish_synthesis(written)
         inputs.append(written)
     made = dataset(config, out, inputs, fresh, watcher)
     if config.train is not None and (checkpoint := train(config, out, made, fresh, watcher)) is not None:

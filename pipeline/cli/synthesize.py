@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.manifest import Manifest
     from synth.stage import State
-
-
-#: Lines on what was asked for and never came out.
-_SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +49,7 @@ def synth(
     from pipeline.errors import PipelineError
     from synth.config import SynthConfig
     from synth.errors import SynthError
+    from synth.report import missing, summary
     from synth.stage import resolve_paths, synthesize_stage
 
     try:
@@ -79,30 +75,8 @@ def synth(
         console.print_json({"counters": dict(manifest.counters), **manifest.notes, "skipped": result.skipped})
         return
     console.stage_table([("synth", manifest)], ["synth"] if result.skipped else [])
-    for line in summary(manifest):
-        console.out.print(line)
-
-
-def summary(manifest: Manifest) -> list[str]:
-    """What a run came to, for people: acceptance, tokens, what never came out."""
-    from synth.coverage import Coverage
-
-    c = manifest.counters
-    lines = [
-        f"acceptance {c['acceptance']:.1%}, {c['completion_tokens']:,} tokens written in {c['requests']:,} requests, "
-        f"{c['tokens_per_second']} tokens/s, {c['prefix_hit_rate']:.0%} of prompt tokens kept from before"
-    ]
-    if latency := manifest.notes.get("latency"):
-        for key, against in (("saved", "the original"), ("saved_against_own_turns", "its own turns")):
-            if quartiles := latency[key]:
-                low, middle, high = quartiles
-                lines.append(f"response latency saved against {against}: median {middle:.1%} ({low:.1%} to {high:.1%})")
-    if coverage := manifest.notes.get("coverage"):
-        missing = [row for row in Coverage.from_json(coverage).missing() if row[0] in ("pattern", "domain")]
-        for dimension, name, count in missing[:_SHOWN]:
-            fate = "none accepted" if not count.accepted else f"{count.accepted} accepted, none shows it"
-            lines.append(f"{dimension} {name}: asked for {count.asked} times, {fate}")
-    return lines
+    for line in (*summary(manifest), *missing(manifest)):
+        console.out.print(line, markup=False, highlight=False)
 
 
 def _show_estimate(found: dict[str, Any], as_json: bool) -> None:

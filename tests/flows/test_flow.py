@@ -16,6 +16,10 @@ from pipeline.cli.console import ConsoleWatcher
 from pipeline.config import ConfigError, load_config
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Output, Result, read_manifest, sha256_file
+from tests.synth.endpoint import Endpoint
+from tests.synth.scripted import speak
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -145,3 +149,23 @@ def test_a_failed_gate_fails_the_run_after_the_report_is_published(
     assert state.message == "the evaluation's gate failed: held-out loss rose by 0.1"
     assert artifact("evaluation-report").data == f"# Report\n\nloss: `{out / folders.REPORT / 'loss.png'}`\n"
     assert read_manifest(out / folders.DATASET) is not None
+
+
+def test_what_synthesis_came_to_is_an_artifact(write_config: WriteConfig, tmp_path: Path) -> None:
+    with Endpoint(reply=speak) as endpoint:
+        synth = {
+            "generator": "concurrent",
+            "scenarios": [str(ROOT / "examples" / "scenarios" / "*.yaml")],
+            "samples": 6,
+            "model": "scripted",
+            "engine": {"kind": "openai", "url": endpoint.url},
+        }
+        out = tmp_path / "out"
+        state = run(config=str(write_config()), out=str(out), overrides=[f"synth={json.dumps(synth)}"])
+        assert state.is_completed(), state.message
+    manifest = read_manifest(out / folders.SYNTH)
+    assert manifest is not None
+    assert manifest.counters["out"] > 0
+    told = artifact("synthesis-report").data
+    assert f"6 asked for, {manifest.counters['out']} accepted" in told
+    assert "### Patterns" in told

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
-import re
 import signal
 import sqlite3
 import subprocess
@@ -20,29 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from endpoint import Endpoint
+from scripted import speak
 
 ROOT = Path(__file__).parents[2]
 SAMPLES, CONCURRENCY, KILLS = 24, 4, 10
-_WORDS = """
-amber apple arrow autumn barley basket beacon birch bottle branch bread bridge bright candle canyon carpet castle
-cedar chapel cherry cliff clover copper corner cotton cradle creek crystal dapple dawn desert dragon eagle ember
-falcon feather fern field flame forest fountain garden ginger glacier grove harbor harvest hazel hollow honey island
-ivory jasper kettle ladder lagoon lantern lemon lily linen magnet maple marble meadow melon mirror morning mountain
-needle oasis ocean olive orchard paper pebble pepper pillow pine planet plum pocket pond quarry rabbit ribbon river
-saddle saffron silver thistle
-"""
-WORDS = _WORDS.split()
-
-
-def speak(body: dict[str, Any]) -> str:
-    """A few words that nobody else says, by the hash of what was asked; a call names one of the scenario's tools."""
-    draw = random.Random(hashlib.sha256(json.dumps(body["messages"]).encode()).digest())
-    words = " ".join(draw.sample(WORDS, 5))
-    cast = body["messages"][0]["content"]
-    if "You are the stream call:" in cast:
-        tools = re.findall(r"^Tool (\w+):", cast, re.MULTILINE)
-        words = f"{tools[0]} {words}" if tools[0] != "calculator" else f"calculator {draw.randint(2, 99)} + 7"
-    return json.dumps({"say": words})
 
 
 def settings(path: Path, url: str, **more: object) -> Path:

@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from synth.config import VllmOptions
+from pipeline.checks import record_violations
+from pipeline.leaks import lexical
+from synth.config import SynthConfig, VllmOptions
 from synth.engines import Completion, Message, Request
 from synth.engines.open import open_engine
 from synth.engines.vllm_engine import VllmEngine
 from synth.errors import SynthError
 from synth.models import adapter_rank, weights
+from synth.stage import synthesize_stage
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -186,3 +190,44 @@ def test_a_folder_without_an_adapter_is_an_error_before_anything_loads(tmp_path:
         VllmEngine("smollm2", VllmOptions(lora=str(tmp_path)))
     (tmp_path / "adapter_config.json").write_text('{"r": 12}')
     assert adapter_rank(str(tmp_path)) == 12
+
+
+SCENARIOS = str(Path(__file__).parents[2] / "examples" / "scenarios" / "*.yaml")
+QUESTIONS = str(Path(__file__).parents[2] / "examples" / "conversations" / "*.jsonl")
+
+
+@pytest.mark.slow
+@needs_vllm
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"generator": "table", "scenarios": [SCENARIOS], "samples": 4, "max_tokens": 300},
+        {"generator": "concurrent", "scenarios": [SCENARIOS], "samples": 4, "max_tokens": 60},
+        {"generator": "teacher", "conversations": [QUESTIONS], "samples": 4, "max_tokens": 60},
+    ],
+    ids=lambda settings: settings["generator"],
+)
+def test_a_real_model_writes_a_batch_for_every_generator(
+    engine: VllmEngine, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config = SynthConfig.model_validate({"seed": 1, "temperature": 1.0, **settings})
+    counters = synthesize_stage(config, tmp_path, engine=engine).manifest.counters
+    records, rejects = (pq.read_table(tmp_path / f"{name}-00000.parquet") for name in ("records", "rejects"))
+    assert counters["in"] == 4 == records.num_rows + rejects.num_rows
+    assert counters["requests"] >= counters["in"] - counters["reject_reasons"].get("nothing_to_rewrite", 0)
+    assert counters["completion_tokens"] > 0
+    assert record_violations(records) == []
+    assert [f for f in lexical(records) if f.verdict == "leak"] == []
+    structural = {"not_json", "duplicate_key", "wrong_shape", "wrong_columns", "wrong_type", "wrong_timing"}
+    assert structural.isdisjoint(counters["reject_reasons"]), "the grammar rules these out"
+    assert all(reject["message"] for reject in rejects.to_pylist())
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_later_slices_of_concurrent_dialogues_are_mostly_kept_from_the_former(
+    engine: VllmEngine, tmp_path: Path
+) -> None:
+    config = SynthConfig(generator="concurrent", scenarios=[SCENARIOS], samples=2, max_tokens=40, seed=3)
+    counters = synthesize_stage(config, tmp_path, engine=engine).manifest.counters
+    assert counters["prefix_hit_rate"] > 0.4
