@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,21 +171,43 @@ def parse_config(value: Any, where: str, model: type[BaseModel] = BuildConfig) -
 
 
 def _explain(item: Any, model: type[BaseModel]) -> str:
-    place = ".".join(str(part) for part in item["loc"])
+    places, known = _walk(model, item["loc"])
+    place = ".".join(places)
     if item["type"] == "extra_forbidden":
-        known = _keys_at(model, item["loc"][:-1])
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
         return f"unknown key {place!r}" + (
             f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
         )
-    return f"{place}: {item['msg'].removeprefix('Value error, ')}"
+    return (f"{place}: " if place else "") + str(item["msg"].removeprefix("Value error, "))
 
 
-def _keys_at(model: type[BaseModel], place: Sequence[Any]) -> list[str]:
-    for part in place:
+def _walk(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """The place of an error without the names that pydantic gives the members of a union, and the keys that are known
+    beside its last part."""
+    at, places = [model], []
+    for number, part in enumerate(loc):
+        known = [key for one in at for key in one.model_fields]
         if isinstance(part, int):
+            places.append(str(part))
             continue
-        annotation = model.model_fields[part].annotation
-        inner = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(t for t in inner if isinstance(t, type) and issubclass(t, BaseModel))
-    return list(model.model_fields)
+        if part in known or number == len(loc) - 1:
+            places.append(part)
+            if number < len(loc) - 1:
+                fields = [one.model_fields[part] for one in at if part in one.model_fields]
+                at = [found for field in fields for found in _models_in(field.annotation, *field.metadata)]
+            continue
+        at = [one for one in at if _is_member(one, part)] or at
+    return places, [key for one in at for key in one.model_fields]
+
+
+def _is_member(model: type[BaseModel], name: str) -> bool:
+    """Whether pydantic calls this member of a union so: by its class, or by the value of its ``kind``."""
+    kind = model.model_fields.get("kind")
+    return name == model.__name__ or (kind is not None and name in typing.get_args(kind.annotation))
+
+
+def _models_in(*annotations: Any) -> Iterator[type[BaseModel]]:
+    for annotation in annotations:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        yield from _models_in(*typing.get_args(annotation))

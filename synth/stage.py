@@ -28,6 +28,7 @@ from synth.coverage import Coverage
 from synth.diversity import Diversity
 from synth.engines import Engine
 from synth.engines.open import open_engine
+from synth.errors import SynthError
 from synth.finish import STAGE, Finisher
 from synth.generators import Maker, Outcome, Written
 from synth.generators.concurrent import Concurrent
@@ -111,6 +112,9 @@ def synthesize_stage(
         for path in directory.glob(f"{CACHE}*"):
             path.unlink()
     material = read_material(resolved.conversations, None, directory / "material") if config.conversations else None
+    if material is not None and not len(material.conversations):
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(material.left_out.items())) or "they are empty"
+        raise SynthError(f"no conversation with an answer in {', '.join(config.conversations)}: {why}")
     settings = {
         **config.model_dump(mode="json", exclude={"scenarios", "conversations", "batch_size", "engine", "cache"}),
         "engine": _engine_settings(config.engine),

@@ -126,10 +126,11 @@ def _live() -> Iterator[tuple[Callable[[State], None], Callable[[str], None]]]:
             usage = state.usage
             speed = f"{usage.completion_tokens / usage.seconds:,.0f} tokens/s" if usage.seconds else ""
             share = f", {state.accepted / state.done:.0%} accepted" if state.done else ""
+            kept = f", {usage.cached_tokens / usage.prompt_tokens:.0%} kept" if usage.prompt_tokens else ""
             common = "".join(f", {n} {code}" for code, n in state.rejected.most_common(3))
             bar.update(
                 task, description="writing dialogues", total=state.asked, completed=usage.finished,
-                rate=f"{speed}{share}{common}",
+                rate=f"{speed}{kept}{share}{common}",
             )  # fmt: skip
 
         yield progress, on_load

@@ -10,6 +10,10 @@ import pytest
 from pydantic import ValidationError
 from scripted import ScriptedEngine
 
+from converters import openai_messages
+from pipeline.config import parse_config
+from pipeline.conversation import group_of
+from pipeline.errors import ConfigError, PipelineError
 from synth.config import SynthConfig
 from synth.errors import SynthError
 from synth.estimate import dry_run
@@ -109,6 +113,46 @@ def test_dry_run_finds_that_a_prompt_does_not_fit() -> None:
 def test_a_configuration_that_cannot_be_meant_is_refused(value: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         SynthConfig.model_validate(value)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"engine": {"kind": "openai", "url": "http://x/v1", "concurency": 3}},
+            "'engine.concurency' (did you mean 'concurrency'?)",
+        ),
+        ({"engine": {"max_len": 3}}, "'engine.max_len' (did you mean 'max_model_len'?)"),
+        ({"judge": {"min_flency": 3}}, "'judge.min_flency' (did you mean 'min_fluency'?)"),
+        ({"engine": {"kind": "openai", "url": "ftp"}}, "engine.url: "),
+    ],
+)
+def test_what_is_wrong_in_a_section_is_named_in_one_line(more: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"scenarios": ["a"], "samples": 1, **more}, "config.yaml", SynthConfig)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_without_a_conversation_are_an_error_before_an_engine_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text('{"note": 1}\n')
+    config = SynthConfig(generator="teacher", conversations=[str(tmp_path / "empty.jsonl")])
+    with pytest.raises((SynthError, PipelineError), match=r"empty\.jsonl"):
+        synthesize_stage(config, tmp_path / "out", engine=ScriptedEngine([]))
+
+
+def test_conversations_are_topics_and_share_the_group_of_what_they_are_about(tmp_path: Path) -> None:
+    line = {
+        "messages": [{"role": "user", "content": "Why is the sea salt?"}, {"role": "assistant", "content": "Rivers."}]
+    }
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(line) + "\n")
+    engine = ScriptedEngine([answer("One")])
+    config = SynthConfig(scenarios=[SCENARIO], samples=1, conversations=[str(tmp_path / "corpus.jsonl")])
+    synthesize_stage(config, tmp_path / "out", engine=engine)
+    assert "Topic: Why is the sea salt?" in engine.requests[0].messages[-1].content
+    (record,) = pq.read_table(tmp_path / "out" / "records-00000.parquet").to_pylist()
+    conversation = next(openai_messages.convert(line))
+    assert record["group"] == group_of(conversation)
 
 
 @pytest.mark.parametrize("model", ["./nowhere", "/no/such/model", "a/b/c"])
