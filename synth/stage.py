@@ -41,7 +41,7 @@ from synth.scenarios import Scenario, load_scenarios
 VERSION = 2
 CACHE = "answers.sqlite"
 COVERAGE = "coverage.md"
-#: Dialogues that are finished together.
+#: At most so many dialogues are finished together.
 _BATCH = 64
 
 
@@ -201,7 +201,7 @@ class _Run:
 
         told = outcomes(self._maker, engine, self._config.batch_size, state.usage, watch)
         with TableWriter.several({records: RECORDS, tokens: grid, rejects: REJECTS}) as write:
-            for batch in _batches(told, _BATCH):
+            for batch in _batches(told, min(_BATCH, self._config.batch_size)):
                 done = finisher.finish(batch)
                 write(records, done.records)
                 write(tokens, done.tokens)

@@ -145,9 +145,10 @@ class VllmEngine:
             raise SynthError("the vLLM engine is closed: make a new one")
         engine = self._llm.llm_engine
         asked: dict[str, int] = {}  # the place of what vLLM knows by a name
+        # The core starts with what it has: all are rendered before any is added.
+        prompts = [render(self._tokenizer, request.messages) for request in requests]
         try:
-            for place, request in enumerate(requests):
-                ids = render(self._tokenizer, request.messages)
+            for place, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
                 refused = too_long(len(ids), request.max_tokens, self._max_model_len)
                 if refused is None:
                     name = str(self._asked)
