@@ -6,6 +6,7 @@ made of the same answers, and only what was not answered is asked.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ from synth.scenarios import Scenario, load_scenarios
 VERSION = 2
 CACHE = "answers.sqlite"
 COVERAGE = "coverage.md"
+#: What is read of conversations, while a run lasts.
+MATERIAL = "material"
 #: At most so many dialogues are finished together.
 _BATCH = 64
 
@@ -111,7 +114,7 @@ def synthesize_stage(
     if fresh:
         for path in directory.glob(f"{CACHE}*"):
             path.unlink()
-    material = read_material(resolved.conversations, None, directory / "material") if config.conversations else None
+    material = read_material(resolved.conversations, None, directory / MATERIAL) if config.conversations else None
     if material is not None and not len(material.conversations):
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(material.left_out.items())) or "they are empty"
         raise SynthError(f"no conversation with an answer in {', '.join(config.conversations)}: {why}")
@@ -147,7 +150,9 @@ def synthesize_stage(
             return _Run(resolved, directory, clock, scenarios, material).write(writer, critic, progress)
 
     inputs = material.inputs if material is not None else {}
-    return run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
+    result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
+    shutil.rmtree(directory / MATERIAL, ignore_errors=True)
+    return result
 
 
 def _engine_settings(options: Any) -> dict[str, Any]:
