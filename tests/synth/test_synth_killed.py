@@ -20,6 +20,10 @@ import yaml
 from endpoint import Endpoint
 from scripted import speak
 
+from synth.config import SynthConfig
+from synth.judge import PROMPT_VERSION
+from synth.stage import synthesize_stage
+
 ROOT = Path(__file__).parents[2]
 SAMPLES, CONCURRENCY, KILLS = 24, 4, 10
 
@@ -132,3 +136,30 @@ def test_a_server_that_is_gone_stops_the_run_with_one_line_and_the_run_goes_on_w
         told, error = finished(start(config, tmp_path / "out"))
         assert told, error
         assert endpoint.answered.total() == len(endpoint.answered), "nothing that was answered was asked again"
+
+
+def test_another_model_at_another_endpoint_may_judge(tmp_path: Path) -> None:
+    def verdict(body: dict[str, Any]) -> str:
+        score = 2 if "river" in body["messages"][-1]["content"] else 5
+        remarks = {"fluency_remark": "words", "consistency_remark": "words"}
+        return json.dumps({"acausal": [], "fluency": score, "consistency": 4, **remarks})
+
+    with Endpoint(reply=speak) as writer, Endpoint(reply=verdict) as critic:
+        path = settings(tmp_path / "config.yaml", writer.url)
+        config = SynthConfig.model_validate(
+            yaml.safe_load(path.read_text())
+            | {"judge": {"model": "critic", "engine": {"kind": "openai", "url": critic.url}, "min_fluency": 3}}
+        )
+        result = synthesize_stage(config, tmp_path / "out")
+    assert {body["model"] for body in writer.bodies} == {"scripted"}
+    assert {body["model"] for body in critic.bodies} == {"critic"}
+    counters, notes = result.manifest.counters, result.manifest.notes
+    assert set(counters["reject_reasons"]) == {"judged_fluency"}
+    assert 0 < counters["out"] < SAMPLES == len(critic.bodies) == notes["judge"]["requests"]
+    assert notes["judge"]["agreement_with_lexical"]
+    for record in pq.read_table(tmp_path / "out" / "records-00000.parquet").to_pylist():
+        told = json.loads(record["labels"])["judge"]
+        assert (told["model"], told["fluency"], told["prompt_version"]) == ("critic", 5, PROMPT_VERSION)
+        assert {event["judged"] for event in record["events"]} == {"causal", None}
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"answers.sqlite", "judge-answers.sqlite"} <= files
