@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,8 @@ from synth.config import SynthConfig
 from synth.engines import Completion, Request
 from synth.errors import SynthError
 from synth.generators import Dialogue
+from synth.generators.concurrent import Concurrent
+from synth.generators.table import Tables
 from synth.material import read_material
 from synth.models import load_tokenizer, render, too_long
 from synth.scenarios import load_scenarios
@@ -52,9 +55,8 @@ def dry_run(config: SynthConfig, tokenizer: str = "smollm2", tokens_per_second: 
         material = read_material(config.conversations, None, Path(scratch)) if config.conversations else None
         maker = make(config, scenarios, material, clock)
         asked: Counter[str] = Counter()
-        for index in range(maker.count):
-            if config.generator != "teacher":
-                asked[maker.sample(index).scenario.name] += 1  # type: ignore[attr-defined]
+        if isinstance(maker, Tables | Concurrent):
+            asked.update(maker.sample(index).scenario.name for index in range(maker.count))
         played = min(maker.count, _PLAYED)
         dialogues = [_play(maker.dialogue(index), tokens) for index in range(played)]
     requests = sum(len(d[0]) for d in dialogues)
@@ -91,8 +93,6 @@ def _play(dialogue: Dialogue, tokens: Any) -> tuple[list[int], Request | None, R
 
 
 def _stand_in(request: Request, number: int) -> Completion:
-    import json
-
     keys = list((request.schema or {}).get("properties", {}))
     said = dict.fromkeys(keys, f"Word {number} {_WORDS}")
     return Completion(json.dumps(said), "stop", 0, 0)

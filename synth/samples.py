@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.conversation import Source
 from synth.config import SynthConfig
@@ -43,6 +44,20 @@ class Sample:
     def request_seed(self, *place: int) -> int:
         """The seed of one request of the dialogue."""
         return seed_of(self.seed, *place)
+
+
+@dataclass(frozen=True, slots=True)
+class FromScenarios:
+    """The dialogues of a run that are drawn from scenarios. ``topics``: what they are about, where not the scenarios' own."""
+
+    config: SynthConfig
+    scenarios: tuple[Scenario, ...]
+    topics: tuple[Topic, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many dialogues are asked for."""
+        return self.config.samples or 0
 
 
 def seed_of(*place: int) -> int:
@@ -86,6 +101,18 @@ def prompt_sha256(messages: Sequence[Message]) -> str:
     """SHA-256 of the messages as compact JSON ``[[role, content], …]``, whatever chat template an engine uses."""
     pairs = [[message.role, message.content] for message in messages]
     return hashlib.sha256(json.dumps(pairs, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+def extra_of(sample: Sample, model: str, prompts: Sequence[Message]) -> dict[str, Any]:
+    """What a record keeps of how it was asked for."""
+    return {
+        "scenario": sample.scenario.name,
+        "topic": sample.topic.text,
+        "personas": dict(sample.personas),
+        "model": model,
+        "seed": sample.seed,
+        "prompt_sha256": prompt_sha256(prompts),
+    }
 
 
 def source_of(sample: Sample, format_: str, written: object) -> Source:

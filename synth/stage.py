@@ -224,7 +224,7 @@ class _Run:
 
     def _book(self, batch: Sequence[Outcome], state: State) -> None:
         for one in batch:
-            sample = None if self._config.generator == "teacher" else self._maker.sample(one.index)  # type: ignore[attr-defined]
+            sample = self._maker.sample(one.index) if isinstance(self._maker, Tables | Concurrent) else None
             if isinstance(one, Written):
                 state.accepted += 1
                 if "teacher" in one.labels:

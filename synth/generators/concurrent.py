@@ -24,8 +24,8 @@ from synth.config import SynthConfig
 from synth.engines import Completion, Message, Request
 from synth.generators import Dialogue, Rejected, Written
 from synth.generators.table import cell_pattern
-from synth.samples import CORPUS, Sample, Topic, draw, prompt_sha256, source_of
-from synth.scenarios import SILENCE, Scenario, ToolSpec
+from synth.samples import CORPUS, FromScenarios, Sample, draw, extra_of, source_of
+from synth.scenarios import SILENCE, ToolSpec
 from synth.scene_checks import check_scene, check_timing, read_call, read_cell
 from synth.scenes import Scene, Utterance, told
 from synth.simulators import simulate
@@ -33,18 +33,8 @@ from synth.simulators import simulate
 PROMPT_VERSION = "1"
 
 
-@dataclass(frozen=True, slots=True)
-class Concurrent:
-    """The dialogues of a run, each written slice by slice. ``topics``: what they are about, where not the scenarios' own."""
-
-    config: SynthConfig
-    scenarios: tuple[Scenario, ...]
-    topics: tuple[Topic, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """How many dialogues are asked for."""
-        return self.config.samples or 0
+class Concurrent(FromScenarios):
+    """The dialogues of a run, each written slice by slice."""
 
     def sample(self, index: int) -> Sample:
         """What dialogue number ``index`` is to be."""
@@ -160,14 +150,7 @@ class _Stage:
             self._rows.pop()
         prompt = next(iter(self._history.values()))[0].content
         scene = check_scene(self._scenario, self._rows, prompt)
-        extra = {
-            "scenario": self._scenario.name,
-            "topic": sample.topic.text,
-            "model": self._config.model,
-            "seed": sample.seed,
-            "personas": dict(sample.personas),
-            "prompt_sha256": prompt_sha256(tuple(h[0] for h in self._history.values())),
-        }
+        extra = extra_of(sample, self._config.model, [history[0] for history in self._history.values()])
         group = sample.topic.group or f"{CORPUS}/{extra['prompt_sha256']}"
         scene = _broken_off(scene)
         conversation, timeline = told(scene, [source_of(sample, "concurrent", scene.rows())], group, extra)

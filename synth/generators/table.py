@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from synth.checks import TextError, check_finish, load_json
-from synth.config import SynthConfig
 from synth.engines import Completion, Message, Request
 from synth.generators import Dialogue, Rejected, Written
-from synth.samples import CORPUS, Sample, Topic, draw, prompt_sha256, source_of
+from synth.samples import CORPUS, FromScenarios, Sample, draw, extra_of, source_of
 from synth.scenarios import SILENCE, Scenario
 from synth.scene_checks import Timing, check_scene, check_timing, read_cell
 from synth.scenes import Scene, told
@@ -38,18 +36,8 @@ _SYSTEM = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """The dialogues of a run, each one table. ``topics``: what they are about, where not the scenarios' own."""
-
-    config: SynthConfig
-    scenarios: tuple[Scenario, ...]
-    topics: tuple[Topic, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """How many tables are asked for."""
-        return self.config.samples or 0
+class Tables(FromScenarios):
+    """The dialogues of a run, each one table."""
 
     def sample(self, index: int) -> Sample:
         """What table number ``index`` is to be."""
@@ -81,15 +69,8 @@ class Tables:
 
 
 def _written(sample: Sample, scene: Scene, request: Request, model: str) -> Written:
-    sha256 = prompt_sha256(request.messages)
-    extra = {
-        "scenario": sample.scenario.name,
-        "topic": sample.topic.text,
-        "model": model,
-        "seed": sample.seed,
-        "prompt_sha256": sha256,
-    }
-    group = sample.topic.group or f"{CORPUS}/{sha256}"
+    extra = extra_of(sample, model, request.messages)
+    group = sample.topic.group or f"{CORPUS}/{extra['prompt_sha256']}"
     conversation, timeline = told(scene, [source_of(sample, "table", scene.rows())], group, extra)
     return Written(sample.index, sample.scenario.name, conversation, timeline, "synth/table", scene=scene)
 
