@@ -395,8 +395,24 @@ def states(stated: str, written: Fraction, value: Fraction) -> tuple[bool, bool]
 
 @lru_cache(maxsize=4096)
 def true_results(text: str) -> frozenset[str]:
-    """What the text states, as written, as results of equations that hold."""
-    return frozenset(re.sub(r"[\s$€£-]", "", e.stated) for e in equations(text) if e.holds)
+    """What the text states, as written, as results of equations that hold, and has not said before.
+
+    Of ``7 * $1 = $7`` nothing: the 7 was there to compute with.
+    """
+    found = set()
+    for equation in equations(text):
+        result = re.sub(r"[\s$€£-]", "", equation.stated)
+        if equation.holds and not _is_said(result, text[: equation.stated_start]):
+            found.add(result)
+    return frozenset(found)
+
+
+def _is_said(number: str, text: str) -> bool:
+    """Whether the number stands in the text, however it is written; results of equations in it count too."""
+    value = _number(number) if re.fullmatch(_NUMBER, number) else None
+    if value is None:
+        return number in text
+    return any(_number(match[0]) == value for match in re.finditer(_NUMBER, text))
 
 
 def compute(expression: str) -> Fraction | None:

@@ -442,7 +442,9 @@ def _mentioned(words: Words, asked: BoolArray) -> tuple[IntArray, BoolArray]:
     before = previous[at]
     opens = (before == _STARTS) | (before == _BULLET)
     follows = kind[np.minimum(at + 1, len(kind) - 1)]
-    counts_items = (kind[at] == _SHORT_NUMBER) & opens & ((follows == _DOT) | (follows == _CLOSE))
+    # A dash in the middle of a line is a minus: "250 - ( 10 )".
+    begins_line = (before == _STARTS) | ((before == _BULLET) & (previous[np.maximum(at - 1, 0)] == _STARTS))
+    counts_items = (kind[at] == _SHORT_NUMBER) & begins_line & ((follows == _DOT) | (follows == _CLOSE))
     is_name = ((flags[at] & _CAPITAL) > 0) & ~opens & (before != _DOT)
     required = ((flags[at] & _REQUIRED) > 0) | is_name
     return at[~counts_items], required[~counts_items]

@@ -228,3 +228,16 @@ def test_reading_takes_linear_time(piece: str) -> None:
     seconds(200)
     small, large = min(seconds(1000) for _ in range(3)), min(seconds(8000) for _ in range(2))
     assert large < 8 * small * 4 + 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "results"),
+    [
+        ("7 * $1 = $7", set()),
+        ("She has 5. 2 + 3 = 5", set()),
+        ("48 / 2 = 24, so 24", {"24"}),
+        ("2 * 3 = 6. Then 6 + 1 = 7.", {"6", "7"}),
+    ],
+)
+def test_a_number_that_was_there_to_compute_with_is_no_result(text: str, results: set[str]) -> None:
+    assert true_results(text) == results

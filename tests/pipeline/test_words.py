@@ -281,3 +281,10 @@ def test_a_short_text_is_a_run_as_a_whole(said: str, whole: bool, found: set[str
     assert {
         every.text(i, words) for i in range(len(every)) if every.last[i] == 0 and int(every.hash[i]) in own
     } == found
+
+
+def test_a_dash_in_a_line_opens_no_list() -> None:
+    minus, listed = "Then 250 - ( 10 ) = 240 are left.", "- 10) apples\n- 11) pears"
+    words = scan([minus, listed], [0, 1])
+    assert "10" in mentioned(words, 0, required=True)
+    assert not {"10", "11"} & mentioned(words, 1)
