@@ -9,6 +9,7 @@ import json
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, product
+from operator import eq
 from typing import Any, NoReturn
 
 import regex
@@ -33,14 +34,14 @@ REASONS: Mapping[str, str] = {
     "too_many_rows": "more rows than asked for",
     "too_long": "what is said in one row or slice is longer than asked for",
     # What one stream says at a time.
-    "control_chars": "a line break, a control character, or a code point that is no character",
+    "control_chars": "a line break, a control or hidden character, or a code point that is no character",
     "empty_cell": "a cell is empty; silence is spelled -",
-    "not_speech": "no letter or digit, silence spelled out, or - at the start",
+    "not_speech": "punctuation alone; of what is spoken also symbols alone, silence spelled out, or - at the start",
     "special_tokens": "a special token of a chat template or a tokenizer",
     "markup": "brackets, braces, angle brackets, a bar or a backslash",
     "foreign_script": "letters of a script that the scenario does not speak",
     "glued_words": f"a word of more than {MAX_WORD_CHARS} characters, or a letter right after , ; ! or ?",
-    "repeated_words": "six words or more, less than half of them different, or a run of words said three times",
+    "repeated_words": "six words or more, less than half of them different, or a run of words said again and again",
     "wrong_call": "a call that is no name with a JSON object, or that names no tool of the scenario",
     # The dialogue.
     "wrong_timing": "a stream speaks or is silent where the score has it otherwise",
@@ -69,16 +70,38 @@ REASONS: Mapping[str, str] = {
 
 _SPELLED_SILENCE = frozenset(["silence", "silent", "none", "null", "nothing", "empty", "n/a", "pause", "no response"])
 _MARKUP = frozenset("{}[]<>|\\")
+#: Names in angle brackets that tokenizers and chat templates keep for themselves. HTML has none of them.
+_SPECIAL_NAMES = (
+    "pad|unk|bos|eos|mask|think(?:ing)?|tool_calls?|tool_responses?|function_calls?|(?:start|end)_of_[a-z]+|"
+    "fim_(?:prefix|middle|suffix|pad)|file_sep|repo_?name|gh_stars|jupyter_[a-z]+|issue_[a-z]+|unused_?\\d+|"
+    "reserved_?[a-z_]*\\d+|extra_id_\\d+|0x[0-9a-f]{2}"
+)
+#: Upper case where code has the same in lower case (``rows[mask]``); ``List<Image>`` and ``Box<S>`` are code too.
 _SPECIAL = regex.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<[｜|][^<>]{1,40}[｜|]>|</?s>|<(?:pad|unk|bos|eos|mask)>|\[/?(?:INST|SYS)\]|<</?SYS>>"
-    r"|</?(?:think|tool_call|tool_response|start_of_turn|end_of_turn)>"
+    r"<[|｜]\w+|<[|｜][^<>]{1,40}[|｜]>|</?s>|<(?:image|IMAGE)>|<</?SYS>>|\[/?(?:INST|SYS)\]|"
+    r"\[/?(?:CLS|SEP|MASK|PAD|UNK|BOS|EOS|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT)\]|"
+    rf"(?i:<\s?/?\s?(?:{_SPECIAL_NAMES})\s?>)"
 )
 _WORD = regex.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _GLUED = regex.compile(r"[,;!?][A-Za-z]")
 _NO_CHARACTER = frozenset(["Cc", "Cs", "Co", "Cn", "Zl", "Zp"])
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-#: Words of a run that may not be said three times without a break.
-_LONGEST_LOOP = 12
+#: Explicit bidirectional formatting, zero-width space, byte order mark and tags: they hide or reorder what is read. Joiners
+#: and directional marks stay, since emoji, Persian, Indic scripts and Hebrew need them.
+_HIDDEN = regex.compile(r"[\u200b\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+_UNSPACED = "".join(
+    rf"\p{{Script={name}}}" for name in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
+)
+_UNSPACED_LETTER = regex.compile(rf"[{_UNSPACED}]")
+#: Words; of scripts without spaces each letter with its marks is one.
+_PIECE = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[\w&&[^_{_UNSPACED}]]+(?:['’][\w&&[^_{_UNSPACED}]]+)*", regex.VERSION1)
+#: Words of a run that may not be said again and again without a break.
+_LONGEST_LOOP = 60
+#: A word that is a shorter piece over and over, 36 letters or more of it (``hahaha…``), or one word five times with nothing
+#: but spaces between. With commas it may be meant: ``no, no, no, no, no!``.
+_STUTTER = regex.compile(
+    r"(\p{L})\1{35}|(\p{L}{2})\2{17}|(\p{L}{3,8}?)\3{11}|(\p{L}{9,40}?)\4{3}|(?<!\w)(\p{L}{2,40})(?: +\5){4}(?!\w)"
+)
 
 
 class TextError(ValueError):
@@ -131,51 +154,96 @@ def check_text(text: str, scripts: Collection[str] | None, *, place: str = "the 
     ``scripts``: the Unicode scripts its letters may be of, None for any; ``lines``: line breaks are allowed. Raises:
         TextError: control_chars, not_speech, special_tokens, foreign_script or repeated_words.
     """
-    for character in text:
-        if (character == _REPLACEMENT or unicodedata.category(character) in _NO_CHARACTER) and not (
-            lines and character in "\n\t"
-        ):
+    for character in text.replace("\r\n", "\n") if lines else text:
+        bad = character == _REPLACEMENT or unicodedata.category(character) in _NO_CHARACTER or _HIDDEN.match(character)
+        if bad and not (lines and character in "\n\t"):
             name = unicodedata.name(character, f"U+{ord(character):04X}")
             raise TextError("control_chars", f"{place} holds {name}")
-    if not any(character.isalnum() for character in text) or text.strip("(*.) ").casefold() in _SPELLED_SILENCE:
+    if not any(map(_says, text)):
         raise TextError("not_speech", f"{place} says nothing: {text}")
     if found := _SPECIAL.search(text):
         raise TextError("special_tokens", f"{place} holds the special token {found[0]}")
     if scripts is not None and (letters := _foreign(text, scripts)):
         raise TextError("foreign_script", f"{place} has letters that are not {' or '.join(scripts)}: {letters}")
+    words = fold(text).split()
     # Sums repeat their numbers rightly.
-    words = [word for word in fold(text).split() if any(character.isalpha() for character in word)]
-    if (len(words) >= 6 and not lines and len(set(words)) < len(words) / 2) or _loops(words):
+    different = len({word for word in words if not word.isdecimal()}) + sum(map(str.isdecimal, words))
+    if (len(words) >= 6 and not lines and different < len(words) / 2) or _loops(text):
         raise TextError("repeated_words", f"{place} goes round in circles: {text[:200]}")
 
 
 def check_speech(text: str, place: str) -> None:
-    """``check_text`` has nothing against markup; a spoken cell has none. Raises TextError: not_speech, markup, glued_words."""
+    """What ``check_text`` has nothing against and nobody speaks: symbols alone, silence in words, markup.
+
+    Raises:
+        TextError: not_speech, markup or glued_words.
+    """
     if text.startswith("-"):
         raise TextError("not_speech", f"{place} starts with the sign of silence: {text}")
+    if not any(map(str.isalnum, text)) or text.strip("(*.) ").casefold() in _SPELLED_SILENCE:
+        raise TextError("not_speech", f"{place} says nothing: {text}")
     if not _MARKUP.isdisjoint(text):
         raise TextError("markup", f"{place} holds brackets or a backslash: {text}")
     if _GLUED.search(text) or any(len(word) > MAX_WORD_CHARS and _spaced_script(word) for word in text.split()):
         raise TextError("glued_words", f"{place} has words without spaces between them: {text}")
 
 
+def _says(character: str) -> bool:
+    """Whether a character alone says something: a letter, a digit, an emoji or a sign like ∞, but no rule and no accent."""
+    return character.isalnum() or (unicodedata.category(character) in ("Sm", "Sc", "So") and character not in "|~")
+
+
 def _foreign(text: str, scripts: Collection[str]) -> str:
-    """The first letters that are of none of the scripts."""
+    """The first letters that are of none of the scripts. One Greek letter is a symbol: kΩ, Δx."""
     allowed = "".join(rf"\p{{Script_Extensions={name}}}" for name in scripts)
-    found = regex.search(rf"[^{allowed}\P{{L}}\p{{Script=Common}}\p{{Script=Inherited}}]+", text)
-    return found[0][:20] if found else ""
+    for found in regex.finditer(rf"[^{allowed}\P{{L}}\p{{Script=Common}}\p{{Script=Inherited}}]+", text):
+        if not regex.fullmatch(r"\p{Script=Greek}", found[0]):
+            return str(found[0][:20])
+    return ""
 
 
-def _loops(words: Sequence[str]) -> bool:
-    """Whether a run of words is said three times without a break, each time the same; a single word five times."""
-    for size in range(1, min(_LONGEST_LOOP, len(words) // 3) + 1):
-        times = 5 if size == 1 else 3
+def _loops(text: str) -> bool:
+    """Whether a run of words is said again and again without a break, each time the same; see ``_times`` for how often.
+
+    Of a run of four words or more the last quarter may be missing at the end (``so and so and so``). A word alone loops if a
+    piece of it does.
+    """
+    if _STUTTER.search(text.casefold()):
+        return True
+    words: list[str] = _PIECE.findall(text.casefold())
+    for size in range(1, min(_LONGEST_LOOP, len(words) // 2) + 1):
         same = 0
-        for here, there in zip(words, words[size:], strict=False):
+        for start, (here, there) in enumerate(zip(words, words[size:], strict=False)):
             same = same + 1 if here == there else 0
-            if same >= size * (times - 1):
+            if same < 2 * size - size // 4:
+                continue
+            run = words[start + 1 : start + 1 + size]
+            if same >= size * (_times(run) - 1) - size // 4 and not _periodic(run):
                 return True
     return False
+
+
+def _periodic(run: Sequence[str]) -> bool:
+    """Whether a run is a shorter one said several times, which has been looked at before."""
+    size = len(run)
+    return any(size % part == 0 and all(map(eq, run, run[part:])) for part in range(1, size // 2 + 1))
+
+
+def _times(run: Sequence[str]) -> float:
+    """How often a run of words has to be said to be a loop.
+
+    Three times; a word alone eight times, as a run of which a third is numbers (``5 kg + 5 kg + 5 kg``). In
+    scripts without spaces, where words are pieces of one letter or two, five times up to four letters. Symbols may stand more
+    often (``x*x*x``), and numbers alone are no loop.
+    """
+    numbers = sum(map(str.isdecimal, run))
+    if numbers == len(run):
+        return float("inf")
+    if all(len(word) == 1 and not _UNSPACED_LETTER.match(word) for word in run) and len(run) < 4:
+        return 12
+    if len(run) == 1 or 3 * numbers >= len(run):
+        return 8
+    return 5 if len(run) <= 4 and all(_UNSPACED_LETTER.match(word) for word in run) else 3
 
 
 def _spaced_script(word: str) -> bool:

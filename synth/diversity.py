@@ -28,7 +28,9 @@ RECALL = 0.95
 ORDERS = (1, 2, 3)
 
 _SEED = 1
-_WORD = regex.compile(rf"[{CJK}]|[\w&&[^{CJK}]]+", regex.VERSION1)
+#: Thai, Lao, Burmese and Khmer put spaces between sentences only. A letter goes with its marks.
+_UNSPACED = rf"{CJK}\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"
+_WORD = regex.compile(rf"[{_UNSPACED}&&\w]\p{{M}}*|[\w&&[^{_UNSPACED}]]+", regex.VERSION1)
 #: Hashes that may wait until they are merged with those that are known.
 _WAITING = 1 << 18
 

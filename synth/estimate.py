@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import regex
 
 from pipeline.records import Clock
 from pipeline.tokenization import load_tokenizer as load_clock_tokenizer
@@ -23,8 +28,10 @@ from synth.stage import make
 
 #: Dialogues that are played for an estimate.
 _PLAYED = 16
-#: What stands in for an answer: about as long as one is.
-_WORDS = "some words of about this length"
+#: Tokens of an answer, about.
+_ANSWER_TOKENS = 20
+#: What the grammar of a call begins with: the tools' names.
+_CALLS = re.compile(r"\^\(?(?:-\|)?\(?([a-z][a-z0-9_]*)[a-z0-9_|]*\) ")
 
 
 def dry_run(config: SynthConfig, tokenizer: str = "smollm2", tokens_per_second: float | None = None) -> dict[str, Any]:
@@ -58,11 +65,14 @@ def dry_run(config: SynthConfig, tokenizer: str = "smollm2", tokens_per_second: 
         if isinstance(maker, Tables | Concurrent):
             asked.update(maker.sample(index).scenario.name for index in range(maker.count))
         played = min(maker.count, _PLAYED)
-        dialogues = [_play(maker.dialogue(index), tokens) for index in range(played)]
+        dialogues = []
+        for index in range(played):
+            drawn = maker.sample(index).scenario.scripts if isinstance(maker, Tables | Concurrent) else ("Latin",)
+            dialogues.append(_play(maker.dialogue(index), tokens, drawn[0]))
     requests = sum(len(d[0]) for d in dialogues)
     prompt = sum(sum(d[0]) for d in dialogues)
     share = maker.count / played if played else 0
-    completion = requests * share * len(_WORDS.split()) * 3
+    completion = requests * share * _ANSWER_TOKENS
     return {
         "generator": config.generator,
         "requested": maker.count,
@@ -72,6 +82,7 @@ def dry_run(config: SynthConfig, tokenizer: str = "smollm2", tokens_per_second: 
         "prompt_tokens": round(prompt * share),
         "longest_prompt_tokens": max((max(d[0]) for d in dialogues if d[0]), default=0),
         "completion_tokens": round(completion),
+        "judge_requests": maker.count if config.judge is not None else 0,
         "max_completion_tokens": round(requests * share) * config.max_tokens,
         "seconds": round(completion / tokens_per_second) if tokens_per_second else None,
         "first_prompt": _shown(dialogues[0][1], chat) if dialogues and dialogues[0][1] else "",
@@ -79,7 +90,7 @@ def dry_run(config: SynthConfig, tokenizer: str = "smollm2", tokens_per_second: 
     }
 
 
-def _play(dialogue: Dialogue, tokens: Any) -> tuple[list[int], Request | None, Request | None]:
+def _play(dialogue: Dialogue, tokens: Any, script: str) -> tuple[list[int], Request | None, Request | None]:
     lengths: list[int] = []
     first = last = None
     try:
@@ -87,15 +98,25 @@ def _play(dialogue: Dialogue, tokens: Any) -> tuple[list[int], Request | None, R
         while True:
             lengths.extend(tokens(request) for request in requests)
             first, last = first or requests[0], requests[-1]
-            requests = dialogue.send([_stand_in(request, len(lengths) + n) for n, request in enumerate(requests)])
+            requests = dialogue.send([_stand_in(r, len(lengths) + n, script) for n, r in enumerate(requests)])
     except StopIteration:
         return lengths, first, last
 
 
-def _stand_in(request: Request, number: int) -> Completion:
-    keys = list((request.schema or {}).get("properties", {}))
-    said = dict.fromkeys(keys, f"Word {number} {_WORDS}")
+def _stand_in(request: Request, number: int, script: str) -> Completion:
+    """Something short that no check has anything against: of a call a tool's name and a sum, else letters of the script."""
+    said = {}
+    for key, shape in (request.schema or {}).get("properties", {}).items():
+        tool = _CALLS.match(shape.get("pattern", ""))
+        said[key] = f"{tool[1]} 1 + {number}" if tool else f"{_letters(script)} {number}"
     return Completion(json.dumps(said), "stop", 0, 0)
+
+
+@cache
+def _letters(script: str) -> str:
+    """Five letters of a Unicode script."""
+    found = (chr(c) for c in range(0x41, 0x30000) if regex.match(rf"\p{{Script={script}}}", chr(c)))
+    return "".join(islice((c for c in found if c.isalpha()), 5))
 
 
 def _shown(request: Request, chat: Any) -> str:

@@ -187,7 +187,7 @@ def _reject_rows(rejected: Sequence[Rejected]) -> Iterator[dict[str, object]]:
             "index": item.index,
             "stage": STAGE,
             "code": item.code,
-            "message": item.message,
+            "message": item.message.encode(errors="replace").decode(),
             "license": None,
             "sha256": hashlib.sha256(raw).hexdigest(),
             "bytes": len(raw),

@@ -9,9 +9,12 @@ on has been read.
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import regex
 
 from pipeline.alignment.grounding import Ground, Questions
 from pipeline.alignment.plan import Plan, start_plan
@@ -20,6 +23,7 @@ from pipeline.conversation import Conversation, Message, Part
 from pipeline.gold import Place, rests_on_all, supports
 from pipeline.text import cut
 from pipeline.timeline import Span, Stream, Timeline, draft_of, spans_of
+from pipeline.words import scan
 from synth.answers import Final, final_of
 
 #: What an answer is made of: thoughts, and what is said.
@@ -98,7 +102,9 @@ class Retold:
         texts = [one.text for one in self.said if one.voice == voice]
         original = "".join(point.text for point in self.task.points if point.voice == voice)
         between = "\n" if "\n" in original.strip() else " "
-        return [text if not at or texts[at - 1][-1] in _FULL_STOPS else between + text for at, text in enumerate(texts)]
+        return [
+            text if not at or _is_unspaced(texts[at - 1], text) else between + text for at, text in enumerate(texts)
+        ]
 
     def due(self) -> list[int]:
         """Per piece, the slice it waits for: the one it was written after, or that of an earlier piece, which it had seen.
@@ -114,10 +120,31 @@ class Retold:
 
 
 _VOICES: tuple[Voice, ...] = ("thinking", "text")
-#: Behind these no space is written.
-_FULL_STOPS = "。！？"
+#: Behind these no space is written; letters of scripts that write none between words, and their marks.
+_FULL_STOPS = "。！？，、；：…」』）】》"
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}ー。！？，、；：「」『』（）【】《》]")
 #: What ends so is a clause of a long sentence, and no point by itself.
 _GO_ON = (",", ";", ":", "，", "；", "：", "、")
+
+
+#: English words that end in -est or -er and compare nothing.
+_NO_SUPERLATIVES = "for|inter|requ|sugg|harv|gu|cont|prot|inv|hon|mod|arr|conqu|dig|manif|ch|cr|qu|[bdflnprtvwz]"
+_NO_COMPARATIVES = "aft|ov|und|ev|oth|anoth|riv|wat|numb|pap|lett|memb|ord|pow|cent|moth|fath|broth|sist|matt|summ|wint"
+#: English words of a statement that it takes all of the reading to make: which is the most, how many there are, which comes
+#: first, what is not so, or so of all. The number of a list item is one: it says that no other comes before.
+_TAKES_ALL = re.compile(
+    rf"""^\s*[-*•]?\s*[(\[]?(?:\d{{1,3}}|[a-z])[.)\]](?=\s) | (?:\#|\bno\.|\bnumber|\bitem)\s*\d
+    | \b(?:most|least|worst|best|better|worse|rather|than|prefer\w*)\b | \b(?!(?:{_NO_SUPERLATIVES})est\b)[a-z]+est\b
+    | \b(?:which|who)\b[^.?!]*\b(?:more|less|fewer|(?!(?:{_NO_COMPARATIVES})er\b)[a-z]{{2,}}er)\b[^.?!]*[?]
+    | \bthe\s+(?:more|less|[a-z]{{3,}}er)\s+(?:one|of|option|choice)\b
+    | \b(?:totals?|sum|altogether|overall|average|in\s+all|combined|how\s+(?:many|much)|number\s+of|count(?:s|ed)?)\b
+    | \bthere\s+(?:is|are|was|were)\s+(?:\d|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|several|many|few)
+    | \b(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|final|finally|\d+(?:st|nd|rd|th))\b
+    | \b(?:no|not|never|none|nor|neither|without|cannot|nobody|nothing|nowhere)\b | n['’]t\b
+    | \b(?:only|all|both|every|everyone|everybody|everything)\b
+    """,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
 
 
 def tasks_of(conversation: Conversation, slice_chars: int, min_coverage: float) -> list[Task]:
@@ -143,6 +170,7 @@ def tasks_of(conversation: Conversation, slice_chars: int, min_coverage: float) 
         s: cut(spans[s].text, "sentence") for block, group in blocks for s in (*block, *group) if spans[s].kind != "header"
     }  # fmt: skip
     plan = start_plan(draft, streams, spans, cuts)
+    known = _known(plan)
     ground = Ground([plan])
     found: list[Task] = []
     shown = 0
@@ -160,7 +188,7 @@ def tasks_of(conversation: Conversation, slice_chars: int, min_coverage: float) 
         earlier = [
             _piece(plan, s) for s in range(shown, block[0]) if plan.spans[s].source_kind not in ("header", "tools")
         ]
-        points = _points(ground, block, group, stops, final, min_coverage)
+        points = _points(ground, known, block, group, stops, final, min_coverage)
         found.append(Task(message, tuple(earlier), tuple(slices), points, final))
         shown = group[-1] + 1
     return found
@@ -179,16 +207,22 @@ def _can_be_retold(conversation: Conversation, span: Span) -> bool:
 
 def _slices(plan: Plan, block: Sequence[int], slice_chars: int) -> list[int]:
     """The chunk that each slice of the reading ends before."""
-    sizes = [
-        (chunk, len(plan.text(s, chunk))) for s in block if plan.spans[s].kind != "header" for chunk in plan.chunks(s)
-    ]
-    room = min(slice_chars, max(sum(size for _, size in sizes) // 2, 1))
+    chunks = [chunk for s in block if plan.spans[s].kind != "header" for chunk in plan.chunks(s)]
+    texts = [plan.text(s, chunk) for s in block if plan.spans[s].kind != "header" for chunk in plan.chunks(s)]
+    # Blank chunks belong to what stands before them, and to the first slice where nothing does.
+    pieces: list[tuple[int, int]] = []
+    for chunk, text in zip(chunks, texts, strict=True):
+        if text.strip():
+            pieces.append((chunk + 1, len(text)))
+        elif pieces:
+            pieces[-1] = chunk + 1, pieces[-1][1]
+    room = min(slice_chars, max(sum(size for _, size in pieces) // 2, 1))
     stops: list[int] = []
     filled = 0
-    for (chunk, size), behind in zip(sizes, [*sizes[1:], None], strict=True):
+    for at, (stop, size) in enumerate(pieces):
         filled += size
-        if behind is None or (behind[1] and filled + behind[1] > room):
-            stops.append(chunk + 1)
+        if at + 1 == len(pieces) or filled + pieces[at + 1][1] > room:
+            stops.append(stop)
             filled = 0
     return stops
 
@@ -221,6 +255,7 @@ def _where(span: Span) -> _Where:
 
 def _points(
     ground: Ground,
+    known: _Known,
     block: Sequence[int],
     group: Sequence[int],
     stops: Sequence[int],
@@ -236,9 +271,10 @@ def _points(
     elif message in rests_on_all(plan.conversation):
         needed = [-1] * len(chunks)
     else:
-        needed = _needed(ground, block, chunks, min_coverage)
+        needed = _needed(ground, known, block, chunks, min_coverage)
     end = len(stops) - 1
     found: list[Point] = []
+    takes_all = gold is None and _TAKES_ALL.search(_asked(plan, block)) is not None
     said, at = "", 0
     for (span, chunk), last in zip(chunks, needed, strict=True):
         text = plan.text(span, chunk)
@@ -248,17 +284,64 @@ def _points(
         if gold is None and final is not None and final.is_told_by(said):
             at = end
         voice: Voice = "thinking" if plan.spans[span].source_kind == "thinking" else "text"
+        if gold is None and ((takes_all and voice == "text") or _TAKES_ALL.search(said)):
+            at = end
         found.append(Point(voice, said, at))
         said, at = "", 0
     return tuple(found)
 
 
-def _needed(ground: Ground, block: Sequence[int], chunks: Sequence[tuple[int, int]], min_coverage: float) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Per chunk, the words that it makes known, and those of them that say something."""
+
+    words: list[set[int]]
+    content: list[set[int]]
+
+
+def _known(plan: Plan) -> _Known:
+    words = scan([plan.text(s, chunk) for s in range(len(plan.spans)) for chunk in plan.chunks(s)])
+    count = len(plan.chunk_end)
+    known: list[set[int]] = [set() for _ in range(count)]
+    content: list[set[int]] = [set() for _ in range(count)]
+    for chunk, key in zip(words.known_text.tolist(), words.known_key.tolist(), strict=True):
+        known[chunk].add(key)
+    mentions = words.mentions(computed=True)
+    for chunk, key in zip(mentions.text.tolist(), mentions.key.tolist(), strict=True):
+        content[chunk].add(key)
+    return _Known(known, content)
+
+
+def _told_again(
+    plan: Plan, known: _Known, block: Sequence[int], reading: Sequence[int], chunks: Sequence[int]
+) -> list[int]:
+    """Per chunk, that of the reading with which the words have been read that were known before it; -1 for none.
+
+    That they were known says nothing of what the reading says with them. Of the user's own words it is the last that holds
+    one; of other reading the first that holds all of the others, or else the last with which one is first read.
+    """
+    before = set().union(*known.words[: plan.first[block[0]]])
+    read = [(c, plan.spans[s].source_kind == "text") for s in reading for c in plan.chunks(s)]
+    found = []
+    for chunk in chunks:
+        words = known.content[chunk] & before
+        own = [c for c, is_own in read if is_own and known.words[c] & words]
+        others = [(c, known.words[c] & words) for c, is_own in read if not is_own]
+        rest = set().union(*(held for _, held in others)).difference(*(known.words[c] for c in own))
+        whole = [c for c, held in others if rest and rest <= held][:1]
+        firsts = [next(c for c, held in others if word in held) for word in rest]
+        found.append(max([-1, *own, *(whole or firsts)]))
+    return found
+
+
+def _needed(
+    ground: Ground, known: _Known, block: Sequence[int], chunks: Sequence[tuple[int, int]], min_coverage: float
+) -> list[int]:
     """Per sentence of an answer the last chunk of the reading that it rests on, -1 where it waits for everything.
 
     It rests on the reading alone, or on the reading and what was said before it, and then it also waits for all that. What is
     said waits for the question too, as under ``evidence``: which of the facts is asked for nobody knows before. A thought
-    does not.
+    does not. No word that it takes from the reading may come later, nor one that was known before and is told again.
     """
     (plan,) = ground.plans
     first, stop = plan.first[block[0]], plan.first[block[-1] + 1]
@@ -269,27 +352,46 @@ def _needed(ground: Ground, block: Sequence[int], chunks: Sequence[tuple[int, in
         for _, chunk in chunks:
             questions.add(chunk, first, stop, alone=alone)
         both.append(ground.needed(questions, min_coverage))
+        copied = ground.copied(questions, words=True)
     asked = _question(plan, reading)
     found: list[int] = []
-    for (span, _), by_itself, by_all in zip(chunks, *both, strict=True):
+    again = _told_again(plan, known, block, reading, [chunk for _, chunk in chunks])
+    for (span, _), by_itself, by_all, floor in zip(chunks, *both, map(max, copied, again), strict=True):
         needed = by_itself
         if needed < 0 and by_all >= 0 and -1 not in found:
             needed = max(by_all, *found, -1)
-        if needed >= 0 and plan.spans[span].source_kind == "text":
-            needed = max(needed, asked)
+        if needed >= 0:
+            needed = max(needed, floor)
+            if plan.spans[span].source_kind == "text":
+                needed = max(needed, asked)
         found.append(needed)
     return found
 
 
 def _question(plan: Plan, reading: Sequence[int]) -> int:
-    """The chunk in which the user asks: the last with a question mark, else the last of his words; -1 if he says nothing."""
-    words = [(s, chunk) for s in reading if plan.spans[s].source_kind == "text" for chunk in plan.chunks(s)]
-    asks = [chunk for s, chunk in words if "?" in plan.text(s, chunk) or "？" in plan.text(s, chunk)]
-    return asks[-1] if asks else words[-1][1] if words else -1
+    """The last chunk of the user's words, with which he has asked; -1 if he says nothing."""
+    own = [c for s in reading if plan.spans[s].source_kind == "text" for c in plan.chunks(s) if plan.text(s, c).strip()]
+    return own[-1] if own else -1
+
+
+def _asked(plan: Plan, block: Sequence[int]) -> str:
+    """The user's last questions before an answer, and his last sentence, in lines: of the reading, else from before it."""
+    for stop in (block[-1] + 1, block[0]):
+        spans = range(block[0] if stop > block[0] else 0, stop)
+        own = [
+            s
+            for s in spans
+            if plan.spans[s].source_kind == "text" and plan.streams[plan.spans[s].stream].role == "user"
+        ]
+        own = own if stop > block[0] else own[-1:]
+        texts = [plan.text(s, c).strip() for s in own for c in plan.chunks(s) if plan.text(s, c).strip()]
+        if texts:
+            return "\n".join(text for text in texts if "?" in text or "？" in text or text is texts[-1])
+    return ""
 
 
 def _needed_by_gold(ground: Ground, block: Sequence[int], chunks: Sequence[int], gold: Sequence[Place]) -> list[int]:
-    """What a corpus says that its answer rests on, and every fact and run of words that is copied."""
+    """What a corpus says that its answer rests on, and every word and run of words that is taken from the reading."""
     (plan,) = ground.plans
     span_of = {(plan.spans[s].message, plan.spans[s].part): s for s in block if plan.spans[s].kind != "header"}
     last = -1
@@ -300,7 +402,14 @@ def _needed_by_gold(ground: Ground, block: Sequence[int], chunks: Sequence[int],
     questions = Questions(reading=[(plan.first[s], plan.first[s + 1]) for s in block])
     for chunk in chunks:
         questions.add(chunk, first, stop)
-    return [max(last, copied) for copied in ground.copied(questions)]
+    return [max(last, copied) for copied in ground.copied(questions, words=True)]
+
+
+def _is_unspaced(left: str, right: str) -> bool:
+    """Whether nothing stands between two pieces: behind a full stop or between letters of scripts without spaces."""
+    return left[-1] in _FULL_STOPS[:3] or (
+        (left[-1] in _FULL_STOPS or _UNSPACED.match(left[-1]) is not None) and _UNSPACED.match(right) is not None
+    )
 
 
 def timeline_of(conversation: Conversation, retold: Mapping[int, Retold]) -> Timeline:

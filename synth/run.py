@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from synth.engines import Completion, Engine, Request
+from synth.errors import SynthError
 from synth.generators import Dialogue, Maker, Outcome
 
 #: How many dialogues that are finished may wait for an earlier one, per dialogue that is open.
@@ -77,8 +78,10 @@ def outcomes(maker: Maker, engine: Engine, at_once: int, usage: Usage, watch: Wa
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
-    """The completions of a batch, in order."""
+    """The completions of a batch, in order. Raises SynthError."""
     found = dict(engine.answers(requests))
+    if len(found) < len(requests):
+        raise SynthError(f"the engine gave {len(found)} answers to {len(requests)} requests")
     return [found[place] for place in range(len(requests))]
 
 

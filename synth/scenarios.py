@@ -25,6 +25,10 @@ DomainName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", m
 Topics = Annotated[tuple[Line, ...], Field(min_length=1)]
 
 
+#: Roles that are always read, or always written: a model must never learn to invent results.
+_DIRECTIONS = {"tool": "input", "call": "output"}
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -110,7 +114,7 @@ class Scenario(_Strict):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
     description: str
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
     patterns: tuple[str, ...] = ()
     language: Line = "English"
     scripts: Annotated[tuple[ScriptName, ...], Field(min_length=1)] = ("Latin",)
@@ -162,6 +166,11 @@ class Scenario(_Strict):
                 raise ValueError(f"pattern {name} needs a stream of role {' and one of role '.join(missing)}")
         if self.tools and not {"call", "tool"} <= roles:
             raise ValueError("tools: they need a stream of role call and one of role tool")
+        for stream in self.streams:
+            if stream.role in _DIRECTIONS and stream.direction != _DIRECTIONS[stream.role]:
+                raise ValueError(f"stream {stream.name}: role {stream.role} is always an {_DIRECTIONS[stream.role]}")
+        if "call" in roles and any(s.name == self.opens and s.role == "tool" for s in self.streams):
+            raise ValueError(f"opens: {self.opens} answers calls, so it cannot open")
         if len({tool.name for tool in self.tools}) < len(self.tools):
             raise ValueError("two tools have the same name")
         return self

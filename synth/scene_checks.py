@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import heapq
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from synth.checks import TextError, check_repetition, check_speech, check_text, fold, spoken_cells
 from synth.scenarios import SILENCE, Scenario
 from synth.scenes import Scene, Utterance
 from synth.simulators import parse_call
+
+#: What is not known before a tool has found it: numbers, and words with a capital.
+_FACT = re.compile(r"\d[\d.,:]*\d|(?<=\w )[A-Z]\w{2,}")
 
 #: ``[row][stream]``: whether the stream speaks in the row.
 Timing = tuple[tuple[bool, ...], ...]
@@ -130,6 +134,28 @@ def scene_of(scenario: Scenario, rows: Sequence[Sequence[str | None]]) -> Scene:
             if free:
                 open_[heapq.heappop(free)] = (call, name)
     return Scene(streams, tuple(said))
+
+
+def check_results(scene: Scene) -> None:
+    """Whether nobody says what a tool finds before it has: a writer of a whole table knows its own results.
+
+    A number of two digits or more, or a word with a capital inside a sentence, that stands in a result and in what an output
+    says no later, and nowhere before. Raises TextError: leak.
+    """
+    results = [u for u in scene.utterances if u.kind == "tool_result"]
+    for said in scene.utterances:
+        if scene.streams[said.stream].direction != "output" or said.kind != "message":
+            continue
+        before = " ".join(u.text for u in scene.utterances if u.slice < said.slice)
+        for result in results:
+            if result.slice < said.slice:
+                continue
+            early = (set(_FACT.findall(said.text)) & set(_FACT.findall(result.text))) - set(_FACT.findall(before))
+            if early:
+                name = scene.streams[said.stream].name
+                fact = min(early)
+                rows = f"row {said.slice + 1}, before the result of row {result.slice + 1}"
+                raise TextError("leak", f"{name} says {fact} in {rows}")
 
 
 def _check_opening(scenario: Scenario, spoken: Sequence[Sequence[tuple[int, str]]]) -> None:

@@ -7,11 +7,19 @@ waits for everything of them: causality holds by construction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
+
+import regex
 
 from pipeline.conversation import Conversation, Message, Part, PartKind, Role, Source
 from pipeline.timeline import Kind, Span, Stream, Timeline
+
+#: Characters of scripts that put no spaces between words, and their marks.
+_UNSPACED = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}。、，．！？：；「」『』（）]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +67,35 @@ class Scene:
         return table
 
 
+def broken_off(scene: Scene) -> Scene:
+    """The scene with outputs marked as cut where another's first words made them stop in the middle of a sentence."""
+    speaks = {(u.stream, u.slice) for u in scene.utterances}
+    directions = [stream.direction for stream in scene.streams]
+    cut_in = {
+        u.slice
+        for u in scene.utterances
+        if u.kind == "message" and directions[u.stream] == "input" and (u.stream, u.slice - 1) not in speaks
+    }
+
+    def is_broken_off(u: Utterance) -> bool:
+        return (
+            u.kind == "message"
+            and directions[u.stream] == "output"
+            and u.slice in cut_in
+            and u.slice < scene.slices - 1
+            and (u.stream, u.slice - 1) in speaks
+            and (u.stream, u.slice + 1) not in speaks
+            and u.text[-1].isalnum()
+        )
+
+    return Scene(scene.streams, tuple(replace(u, cut=True) if is_broken_off(u) else u for u in scene.utterances))
+
+
 def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, Any]) -> tuple[Conversation, Timeline]:
     """The conversation and the timeline of a scene.
 
-    What a stream says in slices that follow one another is one message, its pieces joined by one space; a call and a
-    result are messages of their own, a result after its header.
+    What a stream says in slices that follow one another is one message, its pieces joined by one space (by nothing in scripts
+    that put none between words); a call and a result are messages of their own, a result after its header.
     """
     runs: list[list[Utterance]] = []
     open_run: dict[int, int] = {}
@@ -91,10 +123,12 @@ def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, A
         message, run_spans = _message(number, stream, run)
         messages.append(message)
         for span in run_spans:
-            pieces = [u.text for u in run] if span.kind != "header" else [span.text]
+            pieces = _spaced([u.text for u in run]) if span.kind == "message" else [span.text]
+            end = 0
             for at, piece in enumerate(pieces):
+                end += len(piece)
                 chunk_span.append(len(spans))
-                chunk_end.append(sum(map(len, pieces[:at])) + at + len(piece))
+                chunk_end.append(end)
                 chunk_slice.append(run[at].slice)
             spans.append(span.on(run[0].stream))
     after = [tuple(d for d, at in enumerate(chunk_slice) if at < chunk_slice[c]) for c in range(len(chunk_slice))]
@@ -102,6 +136,15 @@ def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, A
     return conversation, Timeline(
         scene.streams, tuple(spans), chunk_span, chunk_end, [_latest(waits, after) for waits in after]
     )
+
+
+def _spaced(pieces: Sequence[str]) -> list[str]:
+    """The pieces with the space that belongs before each."""
+    spaced = list(pieces[:1])
+    for before, piece in pairwise(pieces):
+        together = _UNSPACED.match(before[-1]) and _UNSPACED.match(piece[0])
+        spaced.append(piece if together else f" {piece}")
+    return spaced
 
 
 def _message(number: int, stream: Stream, run: Sequence[Utterance]) -> tuple[Message, list[Span]]:
@@ -118,7 +161,7 @@ def _message(number: int, stream: Stream, run: Sequence[Utterance]) -> tuple[Mes
             Span(0, number, 0, "header", title, ends=False, call=first.call, weight=0.0, source_kind="header"),
             Span(0, number, 0, "tool_result", first.text, call=first.call, source_kind="tool_result"),
         ]
-    text = " ".join(u.text for u in run)
+    text = "".join(_spaced([u.text for u in run]))
     kind: PartKind = "thinking" if stream.role == "thought" else "text"
     role: Role = "assistant" if stream.direction == "output" else "system" if stream.role == "system" else "user"
     part = Part(kind, text, interrupted=last.cut)

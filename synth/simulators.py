@@ -155,6 +155,9 @@ _BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction | i
 
 def _value(node: ast.expr, text: str) -> Fraction | None:
     if isinstance(node, ast.Constant):
+        # ``...`` is a constant of Python too.
+        if type(node.value) not in (int, float):
+            return None
         return Fraction(ast.get_source_segment(text, node) or "0")
     if isinstance(node, ast.UnaryOp):
         inner = _value(node.operand, text)

@@ -6,6 +6,7 @@ made of the same answers, and only what was not answered is asked.
 
 from __future__ import annotations
 
+import glob
 import shutil
 import time
 from collections import Counter
@@ -43,9 +44,9 @@ VERSION = 2
 CACHE = "answers.sqlite"
 COVERAGE = "coverage.md"
 #: What is read of conversations, while a run lasts.
-MATERIAL = "material"
-#: At most so many dialogues are finished together.
-_BATCH = 64
+MATERIAL = ".material"
+#: So many dialogues are finished together, whatever the batch size: files depend on it.
+_BATCH = 16
 
 
 @dataclass(slots=True)
@@ -72,7 +73,8 @@ def resolve_paths(config: SynthConfig, base: Path | None) -> SynthConfig:
     """The configuration with paths taken relative to ``base``."""
     if base is None:
         return config
-    scenarios = [str(base / s) if isinstance(s, str) else s for s in config.scenarios]
+    folder = Path(glob.escape(str(base)))
+    scenarios = [str(folder / s) if isinstance(s, str) else s for s in config.scenarios]
     conversations = [path if "://" in path else str(base / path) for path in config.conversations]
     return config.model_copy(update={"scenarios": scenarios, "conversations": conversations})
 
@@ -84,6 +86,8 @@ def make(config: SynthConfig, scenarios: tuple[Scenario, ...], material: Materia
             raise ValueError("the teacher has nothing to re-write")
         return Teacher(config, material.conversations, clock.tokenizer)
     topics = material.topics() if material is not None else ()
+    if material is not None and not topics:
+        raise SynthError("no user of the conversations says anything in words: there is no topic in them")
     return (Concurrent if config.generator == "concurrent" else Tables)(config, scenarios, topics)
 
 
@@ -112,7 +116,7 @@ def synthesize_stage(
     clock = Clock(loaded_tokenizer, lag)
     directory.mkdir(parents=True, exist_ok=True)
     if fresh:
-        for path in directory.glob(f"{CACHE}*"):
+        for path in directory.glob(f"*{CACHE}*"):
             path.unlink()
     material = read_material(resolved.conversations, None, directory / MATERIAL) if config.conversations else None
     if material is not None and not len(material.conversations):
@@ -151,7 +155,8 @@ def synthesize_stage(
 
     inputs = material.inputs if material is not None else {}
     result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
-    shutil.rmtree(directory / MATERIAL, ignore_errors=True)
+    if config.conversations:
+        shutil.rmtree(directory / MATERIAL)
     return result
 
 
@@ -206,7 +211,7 @@ class _Run:
 
         told = outcomes(self._maker, engine, self._config.batch_size, state.usage, watch)
         with TableWriter.several({records: RECORDS, tokens: grid, rejects: REJECTS}) as write:
-            for batch in _batches(told, min(_BATCH, self._config.batch_size)):
+            for batch in _batches(told, _BATCH):
                 done = finisher.finish(batch)
                 write(records, done.records)
                 write(tokens, done.tokens)

@@ -14,7 +14,7 @@ import heapq
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -27,10 +27,10 @@ from synth.generators.table import cell_pattern
 from synth.samples import CORPUS, FromScenarios, Sample, draw, extra_of, source_of
 from synth.scenarios import SILENCE, ToolSpec
 from synth.scene_checks import check_scene, check_timing, read_call, read_cell
-from synth.scenes import Scene, Utterance, told
+from synth.scenes import broken_off, told
 from synth.simulators import simulate
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 
 
 class Concurrent(FromScenarios):
@@ -132,6 +132,8 @@ class _Stage:
             if stream in self._history:
                 self._history[stream].append(Message("assistant", completion.text))
             row[stream] = read_cell(self._scenario, stream, said, f"slice {now + 1} {name}")
+            if stream not in self._history and row[stream] is None:
+                raise TextError("wrong_call", f"slice {now + 1} {name}: the tool says nothing to the call")
         for result in [r for r in self._coming if r.due <= now]:
             row[self._slots[result.slot]] = row[self._slots[result.slot]] or result.text
             self._coming.remove(result)
@@ -152,9 +154,10 @@ class _Stage:
         scene = check_scene(self._scenario, self._rows, prompt)
         extra = extra_of(sample, self._config.model, [history[0] for history in self._history.values()])
         group = sample.topic.group or f"{CORPUS}/{extra['prompt_sha256']}"
-        scene = _broken_off(scene)
+        scene = broken_off(scene)
         conversation, timeline = told(scene, [source_of(sample, "concurrent", scene.rows())], group, extra)
-        params = json.dumps({"prompt": PROMPT_VERSION, "timing": self._options.timing}, sort_keys=True)
+        timing = "free" if sample.timing is None else "scored"
+        params = json.dumps({"prompt": PROMPT_VERSION, "timing": timing}, sort_keys=True)
         return Written(
             sample.index, self._scenario.name, conversation, timeline, "synth/concurrent", params, scene=scene
         )
@@ -169,7 +172,8 @@ class _Stage:
     def _may_open(self, stream: int) -> bool:
         """Whether the stream may speak: outputs only after the opening stream has."""
         opens = self._scenario.opens
-        if opens is None or self._scenario.streams[stream].name == opens:
+        own = self._scenario.streams[stream]
+        if opens is None or own.name == opens or own.direction == "input":
             return True
         opener = next(i for i, s in enumerate(self._scenario.streams) if s.name == opens)
         return any(row[opener] for row in self._rows)
@@ -261,7 +265,12 @@ def _cast(sample: Sample, stream: int) -> str:
     scenario = sample.scenario
     own = scenario.streams[stream]
     others = "\n".join(f"- {s.name}: {s.says}" for i, s in enumerate(scenario.streams) if i != stream)
-    tools = "".join(f"\nTool {tool.name}: {tool.description}" for tool in scenario.tools)
+    tools = "".join(f"Tool {tool.name}: {tool.description}\n" for tool in scenario.tools)
+    # Who answers must learn the topic from what is said: nothing else of it is in the record.
+    is_told = (
+        own.direction == "input" or own.name == scenario.opens or all(s.direction == "output" for s in scenario.streams)
+    )
+    topic = f"Topic: {sample.topic.text}\n" if is_told else ""
     persona = f"\nYou are {sample.personas[own.name]}." if own.name in sample.personas else ""
     form = (
         'You write a call as the tool\'s name, a space, and what to ask: {"say": "name words"}.'
@@ -270,32 +279,9 @@ def _cast(sample: Sample, stream: int) -> str:
     )
     return (
         f"A scene in {scenario.language} in which several streams speak at the same time: {scenario.description}\n"
-        f"Topic: {sample.topic.text}{tools}\n"
+        f"{topic}{tools}"
         f"You are the stream {own.name}: {own.says}.{persona}\n"
         f"The other streams:\n{others}\n"
         "Time goes in short moments. In each you hear what the others have said before, and say your next few words, or "
         f"go on where you stopped. Never repeat yourself or others. {form}"
     )
-
-
-def _broken_off(scene: Scene) -> Scene:
-    """The scene with outputs marked as cut where another's first words made them stop in the middle of a sentence."""
-    speaks = {(u.stream, u.slice) for u in scene.utterances}
-    directions = [stream.direction for stream in scene.streams]
-    cut_in = {
-        u.slice
-        for u in scene.utterances
-        if u.kind == "message" and directions[u.stream] == "input" and (u.stream, u.slice - 1) not in speaks
-    }
-
-    def is_broken_off(u: Utterance) -> bool:
-        return (
-            u.kind == "message"
-            and directions[u.stream] == "output"
-            and u.slice in cut_in
-            and (u.stream, u.slice - 1) in speaks
-            and (u.stream, u.slice + 1) not in speaks
-            and u.text[-1].isalnum()
-        )
-
-    return Scene(scene.streams, tuple(replace(u, cut=True) if is_broken_off(u) else u for u in scene.utterances))

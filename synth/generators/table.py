@@ -19,8 +19,8 @@ from synth.engines import Completion, Message, Request
 from synth.generators import Dialogue, Rejected, Written
 from synth.samples import CORPUS, FromScenarios, Sample, draw, extra_of, source_of
 from synth.scenarios import SILENCE, Scenario
-from synth.scene_checks import Timing, check_scene, check_timing, read_cell
-from synth.scenes import Scene, told
+from synth.scene_checks import Timing, check_results, check_scene, check_timing, read_cell
+from synth.scenes import Scene, broken_off, told
 
 #: Character classes of the grammar, in terms of ASCII; every other character counts as a letter.
 _FIRST = r"[^\u0000-/:-@\[-`{-\u007f]"
@@ -71,6 +71,7 @@ class Tables(FromScenarios):
 def _written(sample: Sample, scene: Scene, request: Request, model: str) -> Written:
     extra = extra_of(sample, model, request.messages)
     group = sample.topic.group or f"{CORPUS}/{extra['prompt_sha256']}"
+    scene = broken_off(scene)
     conversation, timeline = told(scene, [source_of(sample, "table", scene.rows())], group, extra)
     return Written(sample.index, sample.scenario.name, conversation, timeline, "synth/table", scene=scene)
 
@@ -139,7 +140,9 @@ def read(sample: Sample, completion: Completion, request: Request, max_cell_char
     ]
     if sample.timing is not None:
         check_timing(scenario, rows, sample.timing)
-    return check_scene(scenario, rows, "\n".join(message.content for message in request.messages))
+    scene = check_scene(scenario, rows, "\n".join(message.content for message in request.messages))
+    check_results(scene)
+    return scene
 
 
 def _messages(sample: Sample) -> tuple[Message, ...]:

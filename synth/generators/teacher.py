@@ -37,10 +37,11 @@ from synth.generators import Dialogue, Rejected, Written
 from synth.reading import Piece, Point, Retold, Said, Task, Voice, tasks_of, timeline_of
 from synth.samples import seed_of
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 POLICY = "synth/teacher"
 
 _TURNS = parse_align_spec("turns")
+_STOPS = ".!?。！？"
 #: The keys of what is written, in order, and what they become.
 _KEYS: tuple[tuple[str, Voice], ...] = (("think", "thinking"), ("say", "text"))
 
@@ -104,14 +105,14 @@ class _Writing:
         for task in self._tasks:
             said: list[Said] = []
             for number in range(len(task.slices)):
-                self._history.append(Message("user", self._news(task, number)))
-                (completion,) = yield [self._request(task, number)]
+                self._history.append(Message("user", self._news(task, number, said)))
+                (completion,) = yield [self._request(task, number, said)]
                 said.extend(self._read(task, number, completion))
             retold.append(Retold(task, tuple(said)))
         return retold
 
-    def _news(self, task: Task, number: int) -> str:
-        """What is new since the last request, and what is wanted."""
+    def _news(self, task: Task, number: int, said: Sequence[Said]) -> str:
+        """What is new since the last request, and what is wanted. ``said``: what was written of this answer before."""
         paragraphs = []
         if number == 0 and task.earlier:
             paragraphs.append("Before:\n" + _shown(task.earlier))
@@ -121,7 +122,7 @@ class _Writing:
             paragraphs.append(_whole(self._original, task))
             paragraphs.append(
                 "Everything has been read. Now complete your answer: what of the recorded answer you have not said yet, "
-                f"without repeating what you have said.{_ending(task)} Write {form}."
+                f"without repeating what you have said.{_ending(task, said)} Write {form}{_or_nothing(task, said)}."
             )
             return "\n\n".join(paragraphs)
         for key, voice in _KEYS:
@@ -130,16 +131,18 @@ class _Writing:
         paragraphs.append(f'More will come. Write {form}, or "" to stay silent.')
         return "\n\n".join(paragraphs)
 
-    def _request(self, task: Task, number: int) -> Request:
-        limit: dict[str, Any] = {"minLength": 1}
-        if number < task.last:
-            limit = {"maxLength": self._config.teacher.max_slice_chars}
+    def _request(self, task: Task, number: int, said: Sequence[Said]) -> Request:
         keys = _keys(task)
+        limits: dict[str, dict[str, Any]]
+        if number < task.last:
+            limits = {key: {"maxLength": self._config.teacher.max_slice_chars} for key in keys}
+        else:
+            limits = {key: {"minLength": 1} if key in _silent(task, said) else {} for key in keys}
         return Request(
             messages=tuple(self._history),
             schema={
                 "type": "object",
-                "properties": {key: {"type": "string", **limit} for key in keys},
+                "properties": {key: {"type": "string", **limits[key]} for key in keys},
                 "required": list(keys),
                 "additionalProperties": False,
             },
@@ -204,11 +207,14 @@ def _written(
     (before, _), (after, turns) = map(_latencies, records.select(["streams", "clock", "events"]).to_pylist())
     silent = spans_of(conversation)[2]
     answered = _answered_turns(conversation, silent, answers)
+    saved = _saved(before, after, answered)
+    if saved <= 0:
+        raise TextError("no_overlap", f"{saved:.1%} of the response latency is saved: nothing is answered earlier")
     labels: dict[str, Any] = {
         "teacher": {
             "messages": sorted(answers),
             "latency": {"original": _four(before), "turns": _four(turns), "rewritten": _four(after)},
-            "saved": _saved(before, after, answered),
+            "saved": saved,
             "saved_against_own_turns": _saved(turns, after, answered),
         }
     }
@@ -228,9 +234,14 @@ def _check_words(retold: Retold) -> None:
         if voice == "text" and not pieces:
             raise TextError("empty_answer", f"message {retold.task.message}: nothing is said")
         for left, right in combinations(pieces, 2):
-            if alike(left.text, right.text):
+            if alike(left.text, right.text) or _bare(left.text) == _bare(right.text):
                 place = f"message {retold.task.message}, slices {left.slice + 1} and {right.slice + 1}"
                 raise TextError("repeated_text", f"{place} say the same: {right.text[:200]}")
+
+
+def _bare(text: str) -> str:
+    """A piece without what may surround the same words."""
+    return " ".join(text.casefold().split()).strip(" .,;:!?…*_\"'()[]。，！？；：、")
 
 
 def _check_answer(original: Conversation, conversation: Conversation, retold: Retold) -> None:
@@ -241,16 +252,22 @@ def _check_answer(original: Conversation, conversation: Conversation, retold: Re
         return
     said = "\n".join(part.text for part in conversation.messages[at].parts if part.kind == "text")
     if (given := final.given_by(said)) != final.value:
-        raise TextError("wrong_answer", f"message {at} answers {given!r}, the original {final.value!r}: {said[-200:]}")
+        which = "no final answer" if given is None else "another final answer"
+        raise TextError("wrong_answer", f"message {at} gives {which}, the original {final.shown!r}: {said[-200:]}")
 
 
 def _check_leaks(records: pa.Table) -> None:
+    """Whether an answer says what had not been read. Raises TextError: leak.
+
+    What it shares with its own thought, which may come after it, is none: the quoted source is the earliest in source
+    order, hence no reading before the thought holds it.
+    """
     for finding in lexical(records):
-        if finding.verdict != "clear":
-            events = records.column("events")[finding.record].as_py()
-            early = "; ".join(
-                f"{fact!r} of {events[source]['text'].strip()[:80]!r}" for fact, source in finding.evidence[:3]
-            )
+        events = records.column("events")[finding.record].as_py()
+        own = events[finding.event]["message"]
+        evidence = [(fact, source) for fact, source in finding.evidence if events[source]["message"] != own]
+        if evidence:
+            early = "; ".join(f"{fact!r} of {events[source]['text'].strip()[:80]!r}" for fact, source in evidence[:3])
             said = events[finding.event]["text"].strip()[:120]
             raise TextError("leak", f"{said!r} says {early} before it had been read")
 
@@ -315,7 +332,7 @@ def _answered_turns(conversation: Conversation, silent: Collection[int], message
 def _saved(before: Latency, after: Latency, turns: Sequence[int]) -> float:
     """The share of the response latency of these turns that is saved (1: all of it; below 0: it has grown)."""
     now, then = (sum(latency.response_latency[turn] for turn in turns) for latency in (after, before))
-    return round(1 - now / then, 4)
+    return round(1 - now / then, 4) if then else 0.0
 
 
 def _scripts_of(conversation: Conversation) -> Collection[str]:
@@ -354,7 +371,7 @@ def _rules(thinks: bool, most: int) -> str:
 
 
 def _shown(pieces: Sequence[Piece]) -> str:
-    return "\n".join(f"[{piece.label}] {piece.text.strip()}" for piece in pieces if not piece.where[2])
+    return "\n".join(f"[{p.label}] {p.text.strip()}" for p in pieces if not p.where[2] and p.text.strip())
 
 
 def _as_item(point: Point) -> str:
@@ -371,5 +388,21 @@ def _whole(original: Conversation, task: Task) -> str:
     return "\n\n".join(lines)
 
 
-def _ending(task: Task) -> str:
-    return f" End with its final answer: {task.final.value}." if task.final else ""
+def _ending(task: Task, said: Sequence[Said]) -> str:
+    """What is asked of the final answer: to end with it, or where it has been given to give no other."""
+    if (final := task.final) is None:
+        return ""
+    if final.given_by("\n".join(one.text for one in said if one.voice == "text")) == final.value:
+        return f" You have given its final answer, {final.shown}: keep to it."
+    return f" End with its final answer: {final.shown}{'' if final.shown[-1] in _STOPS else '.'}"
+
+
+def _silent(task: Task, said: Sequence[Said]) -> dict[str, Voice]:
+    """The keys under which nothing has been written of an answer."""
+    spoken = {one.voice for one in said}
+    return {key: voice for key, voice in _keys(task).items() if voice not in spoken}
+
+
+def _or_nothing(task: Task, said: Sequence[Said]) -> str:
+    spoken = [key for key in _keys(task) if key not in _silent(task, said)]
+    return f', with "" for {" or ".join(spoken)} where nothing is left' if spoken else ""

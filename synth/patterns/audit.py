@@ -16,6 +16,12 @@ ROLES = ("assistant", "audit")
 _VERDICT = regex.compile(
     r"\b(?:right|correct|true|holds?|checks?|agreed?|agrees|confirmed|matches|fine|valid|wrong|incorrect|false|not|no|error)\b"
 )
+#: The verdict is still to come.
+_OPEN = regex.compile(
+    r"\b(?:not (?:yet )?(?:been )?(?:checked|verified|confirmed|looked|sure|certain|clear)|no idea|(?:not|n['’]t) know|"
+    r"(?:cannot|can['’]t|could not) (?:yet )?(?:say|tell|check|verify)|unchecked|unsure|unclear|yet to|not yet|"
+    r"(?:still|let me|i will|to be) check(?:ing|ed)?)\b"
+)
 _WITHIN = 2
 
 
@@ -28,6 +34,7 @@ def shown(scene: Scene) -> bool:
         any(
             0 < verdict.slice - step.slice <= _WITHIN
             and _VERDICT.search(verdict.text.casefold())
+            and not _OPEN.search(verdict.text.casefold())
             and mentions(verdict.text) & mentions(step.text)
             for verdict in verdicts
         )

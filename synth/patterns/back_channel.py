@@ -12,6 +12,11 @@ ROLES = ("user", "assistant")
 _MOST_WORDS = 5
 #: Words of the reactions, per word of the story in the same slices.
 _MOST_SHARE = 0.5
+_LISTENING_WORDS = """
+ah aha alright cool fine good great hm hmm huh i interesting mhm mm mmh mmm nice oh ok okay really right see so sure uh uhuh um
+wow yeah yep yes
+"""
+_LISTENS = frozenset(_LISTENING_WORDS.split())
 
 
 def shown(scene: Scene) -> bool:
@@ -27,3 +32,8 @@ def shown(scene: Scene) -> bool:
         if len(slices) >= 2 and short:
             return True
     return False
+
+
+def only_listens(text: str) -> bool:
+    """Whether a listener says no more than that he listens."""
+    return _LISTENS.issuperset(words(text))

@@ -21,8 +21,29 @@ tomorrow tonight under until very want wants well went were what when where whic
 
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
+#: Words of fewer letters that never show what something is about.
+_SMALL_WORDS = """
+a all an and any are as at be been but by can did do for from get got had has have he her here his how i if in is it its let me
+my no not now of oh on or our out own see she so than the them then this to too us was way we who why will yes yet you
+"""
+_SMALL = frozenset(_SMALL_WORDS.split())
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen "
+    "fourteen fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+#: ``one`` alone is seldom a number, so only twenty-one and its like are read.
+_SPELLED = {word: number for number, word in enumerate(_UNITS.split())} | {
+    word: 10 * number for number, word in enumerate(_TENS.split(), 2)
+}
+#: Short words that are a whole result.
+_ANSWERS = frozenset(["yes", "no", "on", "off"])
+#: Words of a result in which they are looked for.
+_SHORT_ANSWER = 3
 _CORRECTED = regex.compile(
-    r"\b(?:correction|corrected|correcting|sorry|i mean|i meant|rather|instead|my mistake|scratch that|make that|changed|"
+    r"\b(?:correction|corrected|correcting|sorry(?! to (?:hear|keep|bother|interrupt)|,? for (?:waiting|keeping)|"
+    r" (?:for|about) (?:the|this|that|my|our) (?:long )?(?:wait|delay|pause|interruption))|i mean|i meant|"
+    r"(?<!would |'d |’d )rather|instead(?![^.!?]*[?])|my mistake|scratch that|make that|changed|"
     r"changing|not \w+ but|so it is|then it is|in that case|you are right|fixed|redo|redone|i misspoke)\b"
 )
 
@@ -95,8 +116,32 @@ def words(text: str) -> list[str]:
 def mentions(text: str) -> set[str]:
     """What a text is about: its numbers, and its words of four letters or more without the commonest."""
     return {
-        word.removesuffix("s") for word in words(text) if word[0].isdigit() or (_long(word) and word not in _COMMON)
+        word.removesuffix("s")
+        for word in _numbers_read(words(text))
+        if word[0].isdigit() or (_long(word) and word not in _COMMON)
     }
+
+
+def details(text: str) -> set[str]:
+    """``mentions``, and shorter words that are not the smallest: ``pay``, ``Bob``."""
+    short = {
+        word.removesuffix("s") for word in words(text) if len(word) >= 2 and not _long(word) and word not in _SMALL
+    }
+    return mentions(text) | short
+
+
+def _numbers_read(said: Sequence[str]) -> list[str]:
+    """Words with numbers up to ninety-nine in digits."""
+    read: list[str] = []
+    tens = False
+    for word in said:
+        number = _SPELLED.get(word)
+        if tens and number is not None and 0 < number < 10:
+            read[-1] = str(int(read[-1]) + number)
+        else:
+            read.append(word if number is None or word == "one" else str(number))
+        tens = number is not None and number >= 20
+    return read
 
 
 def _long(word: str) -> bool:
@@ -110,5 +155,10 @@ def corrects(text: str) -> bool:
 
 def told_again(result: Utterance, said: Sequence[Utterance]) -> bool:
     """Whether one of these, after the result has come, mentions something that stands in it."""
+    answer = _ANSWERS.intersection(words(result.text)) if len(words(result.text)) <= _SHORT_ANSWER else set()
     facts = mentions(result.text)
-    return any(u.slice > result.slice and facts & mentions(u.text) for u in said)
+    short = (details(result.text) if not facts else set()) | answer
+    return any(
+        u.slice > result.slice and (facts & mentions(u.text) or short & (details(u.text) | set(words(u.text))))
+        for u in said
+    )

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from pipeline.records import to_json
 from schemas import violations
 from synth.config import SynthConfig
 from synth.engines import Completion, Request
+from synth.errors import SynthError
+from synth.estimate import dry_run
+from synth.generators.concurrent import Concurrent
 from synth.patterns import PATTERNS
 from synth.scenarios import Scenario, load_scenarios
 from synth.stage import synthesize_stage
@@ -242,3 +246,60 @@ def test_a_good_dialogue_of_every_pattern_is_accepted_and_shows_it(tmp_path: Pat
     assert len(records) == 1
     shown = manifest.notes["coverage"]["pattern"]
     assert all(shown[pattern]["shown"] == 1 for pattern in scenario.patterns)
+
+
+def test_who_answers_learns_the_topic_from_what_is_said_alone(tmp_path: Path) -> None:
+    engine = says(LINES)
+    run(tmp_path, TALK, engine)
+    prompts = {stream_of(r): "\n".join(m.content for m in r.messages) for r in engine.requests}
+    assert "Topic: a walk in the rain" in prompts["user"]
+    assert "a walk in the rain" not in prompts["assistant"]
+
+
+def test_a_tool_that_says_nothing_ends_the_dialogue(tmp_path: Path) -> None:
+    tool = {"name": "search", "description": "finds", "simulator": "model", "says": "one line"}
+    scenario = Scenario.model_validate(TOOLS.model_dump() | {"tools": [tool]})
+    engine = says(SUMS | {"call": ["search 12 times 48"], "tool": ["-"]})
+    _, manifest = run(tmp_path, scenario, engine)
+    assert manifest.counters["reject_reasons"] == {"wrong_call": 1}
+
+
+def test_inputs_may_speak_before_the_one_that_opens(tmp_path: Path) -> None:
+    streams = [*TALK.model_dump()["streams"], {"name": "event", "role": "event", "direction": "input", "says": "news"}]
+    score = {"user": "-xx-x", "assistant": "--x-x", "event": "xx---"}
+    scenario = Scenario.model_validate(TALK.model_dump() | {"streams": streams, "scores": [score]})
+    engine = says(LINES | {"event": ["The bell rings", "at the back door."]})
+    records, manifest = run(tmp_path, scenario, engine)
+    assert manifest.counters["reject_reasons"] == {}
+    assert len(records) == 1
+
+
+def test_the_estimate_of_a_scored_run_is_what_it_asks(tmp_path: Path) -> None:
+    scenarios = [s for s in load_scenarios([EXAMPLES]) if s.name in ("parallel-tools", "slow-tool", "barge-in")]
+    config = SynthConfig(generator="concurrent", scenarios=scenarios, samples=6)
+    speaking = sum(
+        moment[column]
+        for index in range(6)
+        for sample in [Concurrent(config, tuple(scenarios)).sample(index)]
+        for moment in sample.timing or ()
+        for column, stream in enumerate(sample.scenario.streams)
+        if stream.role != "tool"
+    )
+    assert dry_run(config)["requests"] == speaking
+
+
+def test_an_engine_that_keeps_an_answer_back_is_an_error(tmp_path: Path) -> None:
+    class Short(ScriptedEngine):
+        def answers(self, requests: Sequence[Request]) -> Generator[tuple[int, Completion], None, None]:
+            yield from list(super().answers(requests))[1:]
+
+    config = SynthConfig(generator="concurrent", scenarios=[TALK], samples=1)
+    with pytest.raises(SynthError, match="gave 0 answers to 1 requests"):
+        synthesize_stage(config, tmp_path, engine=Short(says(LINES)._script))
+
+
+def test_what_lies_in_the_folder_of_a_run_stays(tmp_path: Path) -> None:
+    (tmp_path / "material").mkdir()
+    (tmp_path / "material" / "notes.jsonl").write_text("{}")
+    run(tmp_path, TALK, says(LINES))
+    assert (tmp_path / "material" / "notes.jsonl").exists()

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -139,6 +140,38 @@ def test_scripts_without_spaces_are_compared_by_character() -> None:
     assert near is not None
     assert near.name == "rain"
     assert seen.check("火车站前面的面包店早上六点开门，星期天休息，老板是一位老太太。") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "end", "other"),
+    [
+        (
+            "เมื่อคืนฝนตกหนักมากจนถนนหน้าบ้านมีน้ำท่วมเราจึงรออยู่ในบ้านจนถึง",
+            ("เช้า", "เที่ยง"),
+            "ร้านขนมปังหน้าสถานีรถไฟเปิดหกโมงเช้าและปิดวันอาทิตย์",
+        ),
+        ("ເມື່ອຄືນຝົນຕົກໜັກຫຼາຍຈົນຖະໜົນໜ້າເຮືອນມີນໍ້າຖ້ວມພວກເຮົາລໍຖ້າຢູ່ໃນເຮືອນຈົນຮອດ", ("ເຊົ້າ", "ທ່ຽງ"), "ຮ້ານເຂົ້າຈີ່ເປີດຫົກໂມງແລະປິດວັນທິດ"),
+        (
+            "យប់មិញមានភ្លៀងធ្លាក់ខ្លាំងណាស់ផ្លូវមុខផ្ទះពេញដោយទឹកយើងរង់ចាំនៅក្នុងផ្ទះរហូតដល់",
+            ("ព្រឹក", "ថ្ងៃ"),
+            "ហាងនំប៉័ងបើកម៉ោងប្រាំមួយហើយបិទថ្ងៃអាទិត្យ",
+        ),
+        (
+            "မနေ့ညကမိုးအရမ်းရွာလို့အိမ်ရှေ့လမ်းမှာရေတွေပြည့်နေတယ်ကျွန်တော်တို့အိမ်ထဲမှာစောင့်နေခဲ့တယ်",
+            ("မနက်", "နေ့လယ်"),
+            "ပေါင်မုန့်ဆိုင်ကခြောက်နာရီမှာဖွင့်ပြီးတနင်္ဂနွေပိတ်တယ်",
+        ),
+    ],
+    ids=["Thai", "Lao", "Khmer", "Burmese"],
+)
+def test_a_near_copy_is_found_in_scripts_that_cut_no_words(text: str, end: tuple[str, str], other: str) -> None:
+    seen = fresh()
+    seen.accept(text + end[0], "rain")
+    near = seen.check(text + end[1])
+    assert near is not None
+    assert near.name == "rain"
+    assert seen.check(other) is None
+    assert "".join(words_of(text)) == unicodedata.normalize("NFKC", text)
 
 
 def test_inputs_are_not_to_be_copied_but_do_not_count_as_accepted() -> None:

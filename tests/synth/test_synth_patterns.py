@@ -43,6 +43,11 @@ def play(roles: str, *rows: str) -> Scene:
 
 
 SHOWN = {name: play(told["streams"], *told["shown"]) for name, told in SCENES.items()}
+ALSO = [
+    (name, what, play(told["streams"], *rows))
+    for name, told in SCENES.items()
+    for what, rows in told.get("also_shown", {}).items()
+]
 OPPOSITES = [
     (name, what, play(told["streams"], *rows))
     for name, told in SCENES.items()
@@ -58,6 +63,11 @@ def test_every_pattern_has_its_scene_and_its_opposite() -> None:
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_pattern_is_seen_where_it_happens(name: str) -> None:
     assert PATTERNS[name].shown(SHOWN[name])
+
+
+@pytest.mark.parametrize(("name", "what", "scene"), ALSO, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_pattern_is_seen_in_other_words_too(name: str, what: str, scene: Scene) -> None:
+    assert PATTERNS[name].shown(scene), what
 
 
 @pytest.mark.parametrize(

@@ -202,3 +202,9 @@ def test_results_are_the_same_in_another_process() -> None:
         env={"PYTHONHASHSEED": "5"},
     )
     assert json.loads(done.stdout) == [simulate(CLOCK, "{}", 5, 3), look_up({"b a": "1", "a c": "2"}, "a")]
+
+
+@pytest.mark.parametrize("expression", ["...", "12 * ...", "1 + ...", "(...)"])
+def test_dots_are_no_number(expression: str) -> None:
+    spec = ToolSpec(name="calculator", description="computes", simulator="calculator")
+    assert simulate(spec, json.dumps({"expression": expression}), 1, 0)

@@ -15,7 +15,7 @@ from pipeline.timeline import Stream
 from pipeline.tokenization import load_tokenizer
 from schemas import violations
 from synth.finish import Placed
-from synth.scenes import Scene, Utterance, told
+from synth.scenes import Scene, Utterance, broken_off, told
 
 STREAMS = (
     Stream("user", "user", 0, "input"),
@@ -205,3 +205,24 @@ def test_nothing_accepted_shows_as_nothing_accepted_and_the_build_goes_on(tmp_pa
     assert (stages["dataset"]["in_convert"], stages["dataset"]["in_synthesize"]) == (12, 0)
     again = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert json.loads(again.stdout)["skipped"] == ["ingest", "convert", "synth", "dataset"]
+
+
+def test_words_at_the_very_end_are_not_broken_off_and_others_are() -> None:
+    def scene(more: tuple[Utterance, ...]) -> Scene:
+        said = (
+            Utterance(0, 0, "Goodbye then,"),
+            Utterance(1, 1, "Take care and"),
+            Utterance(2, 1, "see you tomorrow"),
+            Utterance(2, 0, "Bye"),
+        )
+        return broken_off(Scene(CALLING[:2], said + more))
+
+    assert not any(u.cut for u in scene(()).utterances)
+    assert [u.text for u in scene((Utterance(3, 0, "for now."),)).utterances if u.cut] == ["see you tomorrow"]
+
+
+def test_pieces_in_scripts_without_spaces_are_joined_by_nothing() -> None:
+    said = (Utterance(0, 0, "今天天气"), Utterance(1, 0, "很好。"), Utterance(2, 1, "Yes, it"), Utterance(3, 1, "is."))
+    conversation, timeline = told(Scene(CALLING[:2], said), (), "group", {})
+    assert [message.parts[0].text for message in conversation.messages] == ["今天天气很好。", "Yes, it is."]
+    assert timeline.chunk_end == [4, 7, 7, 11]

@@ -278,3 +278,33 @@ def test_weights_set_the_share_of_a_scenario() -> None:
 def test_max_rows_caps_rows_and_leaves_out_longer_scores() -> None:
     sample = tables("scored", max_rows=3).sample(0)
     assert (sample.timing, sample.min_rows, sample.max_rows) == (None, 3, 3)
+
+
+CALLING = Scenario.model_validate(
+    {
+        "name": "sums",
+        "description": "d",
+        "streams": [
+            {"name": "user", "role": "user", "direction": "input", "says": "asks"},
+            {"name": "assistant", "role": "assistant", "direction": "output", "says": "answers"},
+            {"name": "call", "role": "call", "direction": "output", "says": "calls"},
+            {"name": "tool", "role": "tool", "direction": "input", "says": "results"},
+        ],
+        "rows": {"min": 2, "max": 6},
+        "topics": ["t"],
+    }
+)
+
+
+@pytest.mark.parametrize(("said", "code"), [("that makes 576,", "leak"), ("one moment please,", None)])
+def test_what_a_tool_finds_is_not_said_before_it_has(said: str, code: str | None) -> None:
+    rows = [
+        {"user": "What is 12 times 48?", "assistant": "-", "call": "-", "tool": "-"},
+        {"user": "-", "assistant": "Let me see,", "call": "calculator 12 * 48", "tool": "-"},
+        {"user": "-", "assistant": said, "call": "-", "tool": "-"},
+        {"user": "-", "assistant": "I am on it.", "call": "-", "tool": "576"},
+        {"user": "-", "assistant": "It is 576.", "call": "-", "tool": "-"},
+    ]
+    sample = replace(sample_of(scenario=CALLING), max_rows=6)
+    text = json.dumps({"rows": rows})
+    assert (code_of(text, sample) if code else len(parse(sample, text))) == (code or 5)

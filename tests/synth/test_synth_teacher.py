@@ -263,8 +263,8 @@ def test_what_is_supported_when(run: tuple[list[Written], list[Request]]) -> Non
     ]
     # What is said waits for the question.
     assert {slice_ for slice_, _ in told(TEXT_ONLY)} == {2}
-    # The question was asked before the tool's result is read.
-    assert [slice_ for slice_, _ in told(FERRIES)] == [1, 1, 2]
+    # The question was asked before the tool's result is read; what is only so takes all of it.
+    assert [slice_ for slice_, _ in told(FERRIES)] == [0, 1, 2, 2]
     # A corpus says where its answer stands, though the words stand behind it too.
     assert told(LIGHTHOUSE) == [(0, "Ilse Brandt")]
     assert told(replace(LIGHTHOUSE, extra={})) == [(2, "Ilse Brandt")]
@@ -471,8 +471,17 @@ def test_a_request_asks_for_what_is_then_taken(run: tuple[list[Written], list[Re
         limits = dict(request.schema["properties"])
         assert list(limits) in (["say"], ["think", "say"])
         assert all(value.get("maxLength") == (None if last else OPTIONS.max_slice_chars) for value in limits.values())
-        assert validator.is_valid(dict.fromkeys(limits, "")) is not last
+        written = [json.loads(m.content) for m in request.messages if m.role == "assistant"]
+        task_started = max(i for i, m in enumerate(request.messages) if m.role == "user" and _starts(request, i))
+        written = written[task_started // 2 :]
+        spoken = all(any(w.get(key) for w in written) for key in limits)
+        assert validator.is_valid(dict.fromkeys(limits, "")) is (not last or spoken)
         assert validator.is_valid(dict.fromkeys(limits, "A word."))
+
+
+def _starts(request: Request, at: int) -> bool:
+    """Whether the reading of an answer begins with a message: the first, or the one after everything had been read."""
+    return at == 1 or "Everything has been read." in request.messages[at - 2].content
 
 
 def test_both_stay_on_one_side_of_a_split_where_nobody_asks(smollm2: TextTokenizer) -> None:
@@ -534,7 +543,7 @@ GOLD = {"answers": [{"text": "in 1911", "answer_start": 0}, {"text": "autumn of 
         (answered("How many?", "Six.\nThe answer is: -6"), "It falls from 4 to −6.", "-6"),
         (answered("How many?", "Thus $\\boxed{12}$."), "The final answer is 12 of the 40.", "12"),
         (answered("How many?", "72 km"), "About seventy.", None),
-        (answered("How many?", Part("thinking", "x"), "\\frac{3}{4}"), "It is \\frac{3}{4}.", "\\frac{3}{4}"),
+        (answered("How many?", Part("thinking", "x"), "\\frac{3}{4}"), "It is \\frac{3}{4}.", "3/4"),
         (answered("Is it so?", "yes", context="It is."), "It is so, and the answer is yes.", "yes"),
         (answered("Is it so?", "Yes, it is so."), "No, it is not.", "no"),
         (answered("Is it so?", "maybe", context="It is."), "No effect was seen. Maybe.", "maybe"),
@@ -568,3 +577,250 @@ def test_calls_are_compared_by_their_values_and_found_in_text() -> None:
     assert calls(Part("tool_call", "a=1", name="f")) == [("f", "a=1")]
     assert calls(Part("text", '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>')) == [("f", {"a": 1})]
     assert calls(Part("text", "Nothing is called.")) == []
+
+
+def points_of(*messages: Message) -> list[tuple[int, str]]:
+    (task,) = tasks_of(Conversation(messages), OPTIONS.slice_chars, OPTIONS.min_coverage)
+    return [(point.slice, point.text.strip()) for point in task.points]
+
+
+def user(*parts: str, context: str = "") -> Message:
+    return Message("user", (*(Part("text", part) for part in parts), *((Part("context", context),) if context else ())))
+
+
+def assistant(text: str, thought: str = "") -> Message:
+    return Message("assistant", (*((Part("thinking", thought),) if thought else ()), Part("text", text)))
+
+
+INSURED = Message(
+    "system", (Part("text", "You may cancel a flight where the guest has travel insurance and feels unwell. Assist."),)
+)
+
+
+def test_what_was_known_before_is_supported_once_the_user_has_said_it() -> None:
+    asked = user(
+        "I lost my number. Would cancelling be possible since I'm feeling a bit unwell? I do have travel insurance."
+    )
+    told = "I can assist with cancelling since you have travel insurance and are feeling unwell."
+    assert points_of(INSURED, asked, assistant(told)) == [(2, told)]
+    thought = "The guest feels unwell and has travel insurance."
+    assert points_of(INSURED, asked, assistant("Which flight is it?", thought))[0] == (2, thought)
+
+
+def test_what_is_said_waits_for_the_last_sentence_of_the_user_not_for_his_last_question() -> None:
+    asked = user("The blue vase stands on the shelf. Where does the blue vase stand? I have poor eyes, you know.")
+    assert points_of(asked, assistant("The blue vase stands on the shelf.")) == [
+        (2, "The blue vase stands on the shelf.")
+    ]
+
+
+HOTELS = (
+    "Hotel Alba costs 50 euros a night. Hotel Berna costs 70 euros a night. Hotel Corso costs 80 euros a night. "
+    "Hotel Dora costs 90 euros a night."
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "point", "early"),
+    [
+        ("Tell me about the hotels.", "Hotel Alba costs 50 euros a night.", True),
+        ("Tell me about the hotels.", "The cheapest is Hotel Alba at 50 euros a night.", False),
+        ("Tell me about the hotels.", "Only Hotel Alba costs 50 euros a night.", False),
+        ("Tell me about the hotels.", "First comes Hotel Alba, which costs 50 euros a night.", False),
+        ("Tell me about the hotels.", "1. Hotel Alba costs 50 euros a night.", False),
+        ("Tell me about the hotels.", "Hotel Alba does not cost 60 euros but 50 euros a night.", False),
+        ("Which hotel is cheapest?", "Hotel Alba costs 50 euros a night.", False),
+        ("Which hotel is cheaper?", "Hotel Alba costs 50 euros a night.", False),
+        ("How many hotels cost 50 euros?", "Hotel Alba costs 50 euros a night.", False),
+    ],
+)
+def test_what_takes_all_of_the_reading_is_told_at_its_end(question: str, point: str, early: bool) -> None:
+    asked = user(question, context=HOTELS)
+    (slice_, text), *_ = points_of(asked, assistant(point + " Good night."))
+    last = tasks_of(Conversation((asked, assistant("x"))), OPTIONS.slice_chars, OPTIONS.min_coverage)[0].last
+    assert (slice_ < last, text) == (early, point)
+
+
+def test_a_question_of_an_earlier_turn_is_that_of_a_result() -> None:
+    def slices(question: str) -> list[int]:
+        result = Message("tool", (Part("tool_result", HOTELS, name="list"),))
+        call = Message("assistant", (Part("tool_call", "{}", name="list"),))
+        return [
+            at for at, _ in points_of(user(question), call, result, assistant("Hotel Alba costs 50 euros a night."))
+        ]
+
+    assert slices("What do the hotels in the old town cost?") == [0]
+    assert slices("Which hotel in the old town is the cheapest?") > [0]
+
+
+def test_blank_text_is_no_slice() -> None:
+    sandby = user("I live in Sandby. ")
+    assert tasks_of(Conversation((sandby, assistant("It is far."))), 160, 0.6) == []
+    assert tasks_of(Conversation((user(" "), assistant("It is far."))), 160, 0.6) == []
+    (task,) = tasks_of(Conversation((user(" ", "I live in Sandby. Is it far? ", " "), assistant("No."))), 160, 0.6)
+    assert ["".join(piece.text for piece in slice_) for slice_ in task.slices] == [
+        " I live in Sandby.",
+        " Is it far?  ",
+    ]
+
+
+CUPS = Conversation(
+    (user("A tray holds 4 cups. There are 6 such trays in the room. How many cups are in the room?"), assistant("24"))
+)
+
+
+def last_request(tokenizer: TextTokenizer, conversation: Conversation, *written: dict[str, str]) -> Request:
+    """The request of the last slice, the earlier ones being answered."""
+    dialogue = Teacher(CONFIG, [conversation], tokenizer).dialogue(0)
+    (request,) = next(dialogue)
+    for one in written:
+        (request,) = dialogue.send([Completion(json.dumps(one), "stop", 10, 5)])
+    assert "Everything has been read." in request.messages[-1].content
+    return request
+
+
+def test_who_has_given_the_final_answer_is_not_made_to_say_it_again(smollm2: TextTokenizer) -> None:
+    silent = last_request(smollm2, CUPS, {"say": "4 cups a tray."}, {"say": ""})
+    assert silent.schema is not None
+    assert "End with its final answer: 24." in silent.messages[-1].content
+    assert silent.schema["properties"] == {"say": {"type": "string"}}
+    given = last_request(smollm2, CUPS, {"say": "4 cups a tray."}, {"say": "6 trays: 24."})
+    assert "You have given its final answer, 24" in given.messages[-1].content
+    assert "End with" not in given.messages[-1].content
+    nothing = last_request(smollm2, CUPS, {"say": ""}, {"say": ""})
+    assert nothing.schema is not None
+    assert nothing.schema["properties"] == {"say": {"type": "string", "minLength": 1}}
+    thought = last_request(smollm2, MILL, {"think": "12 stones.", "say": ""}, {"think": "", "say": ""})
+    assert thought.schema is not None
+    assert thought.schema["properties"] == {"think": {"type": "string"}, "say": {"type": "string", "minLength": 1}}
+
+
+def test_short_pieces_that_are_equal_are_repeated_text(smollm2: TextTokenizer) -> None:
+    one = played(smollm2, CUPS, {"say": ""}, {"say": "24"}, {"say": "24."})
+    assert isinstance(one, Rejected)
+    assert one.code == "repeated_text"
+
+
+def test_a_record_that_saves_nothing_is_no_overlap(smollm2: TextTokenizer) -> None:
+    long = "So there are 6 such trays in the room with 4 cups on each of them, which makes 24 cups in the room: 24"
+    one = played(smollm2, CUPS, {"say": "A tray holds 4 cups."}, {"say": ""}, {"say": long})
+    assert isinstance(one, Rejected)
+    assert one.code == "no_overlap"
+    assert one.message.startswith("-")
+    assert "% of the response latency is saved" in one.message
+
+
+def test_a_final_answer_is_asked_for_as_it_is_written(smollm2: TextTokenizer) -> None:
+    def asked(answer: str) -> str:
+        conversation = replace(CUPS, messages=(CUPS.messages[0], assistant(answer, "So it is.")))
+        request = last_request(smollm2, conversation, *([{"think": "", "say": ""}] * 2))
+        return request.messages[-1].content.split("said.")[1].split("Write")[0].strip()
+
+    assert asked("3.5") == "End with its final answer: 3.5."
+    assert asked("1,200") == "End with its final answer: 1,200."
+    assert asked("It is seven dollars.") == "End with its final answer: It is seven dollars."
+    half = replace(CUPS, messages=(CUPS.messages[0], assistant("3.5")))
+    one = played(smollm2, half, {"say": ""}, {"say": "6 trays."}, {"say": "3 cups."})
+    assert isinstance(one, Rejected)
+    assert "the original '3.5'" in one.message
+
+
+def test_a_thought_after_what_was_said_is_no_source_of_it(smollm2: TextTokenizer) -> None:
+    asked = user(
+        "Ann has 12 blue stamps and gets 8 more blue ones. She also has 11 red ones. How many are there in all?"
+    )
+    thought = "Ann has 12 + 8 = 20 blue stamps, which she keeps in her old album. The 20 blue and the 11 red make 31."
+    conversation = Conversation((asked, assistant("31", thought)))
+    written = (
+        {"think": "", "say": "So there are 20 blue ones."},
+        {"think": "The 20 blue and the 11 red make 31.", "say": "With the red ones"},
+        {"think": "", "say": "31"},
+    )
+    assert isinstance(played(smollm2, conversation, *written), Written)
+    one = played(smollm2, conversation, {"think": "", "say": "So there are 11 red ones."}, *written[1:])
+    assert isinstance(one, Rejected)
+    assert one.code == "leak"
+
+
+def test_pieces_in_scripts_without_spaces_are_joined_without_one() -> None:
+    (task,) = tasks_of(FERRIES, OPTIONS.slice_chars, OPTIONS.min_coverage)
+
+    def joined(*texts: str) -> str:
+        return "".join(Retold(task, tuple(Said(0, "text", text) for text in texts)).pieces("text"))
+
+    assert joined("水果是无花果，", "蔬菜是甜菜根。") == "水果是无花果，蔬菜是甜菜根。"
+    assert joined("水果是无花果", "和甜菜根") == "水果是无花果和甜菜根"
+    assert joined("水果是", "Feige") == "水果是 Feige"
+    assert joined("과일은", "무화과") == "과일은 무화과"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "same"),
+    [
+        ("#### 1/2", "The answer is 1/3.", False),
+        ("#### 1/2", "The answer is 0.5.", True),
+        ("#### 5e3", "#### 5", False),
+        ("#### 5e3", "#### 5000", True),
+        (r"So \boxed{-\frac{1}{2}}.", r"So \boxed{\frac{1}{2}}.", False),
+        (r"So \boxed{-\frac{1}{2}}.", r"So \boxed{-0.5}.", True),
+        (r"So \boxed{p - q}.", r"So \boxed{p + q}.", False),
+        (r"So \boxed{p - q}.", r"It is \boxed{p-q}.", True),
+        (r"So \boxed{p - q}.", "It is p - q.", True),
+        (r"So \boxed{p - q}.", "It is p - q + r.", False),
+        (r"So \boxed{\text{Evelyn}}.", "It is Evelyn.", True),
+        ("#### 9", "The answer is 12 - 3 = 9.", True),
+        ("#### 1200", "#### 1 200", True),
+        ("#### 0.5", "#### 50%", True),
+        ("#### 50%", "#### 0.5", True),
+        ("#### 50", "The answer is 50%.", True),
+        ("#### 50%", "The answer is 5.", False),
+    ],
+)
+def test_equal_and_different_values(answer: str, text: str, same: bool) -> None:
+    final = final_of(answered("How much?", answer))
+    assert final is not None
+    assert (final.given_by(text) == final.value) is same
+
+
+def test_a_heading_is_no_final_answer() -> None:
+    assert final_of(answered("Write.", "# Report\n#### 1. Start\nText.\n#### 2. End\nBye.")) is None
+    assert final_of(answered("Write.", "Step 1: the answer is in the box below. We take 3 of them.")) is None
+
+
+def test_a_span_that_is_denied_is_not_given() -> None:
+    final = final_of(answered("Where?", "Paris", context="It was Paris."))
+    assert final is not None
+    assert final.given_by("It is Paris and not Rome.") == "Paris"
+    assert final.given_by("It is not Paris but Rome.") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "decision"),
+    [
+        ("So yes, they do.", "yes"),
+        ("The evidence says yes: it helps.", "yes"),
+        ("The answer is no, since rates differed.", "no"),
+        ("Yes. The figures are in Table No.", "yes"),
+        ("There is no difference.", None),
+        ("As to the whole frame: no.", "no"),
+        ("No-one knows.", None),
+    ],
+)
+def test_decisions_inside_a_sentence(text: str, decision: str | None) -> None:
+    assert final_answer(answered("Is it so?", "yes", context="It is."), text) == decision
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("So B is right.", "B"),
+        ("It is B) y, and I am sure.", "B"),
+        ("It must be y (B). A train would be too slow.", "B"),
+        ("It is B. A is too small, though.", "B"),
+        ("A train needs longer. The rest is open.", None),
+        ("The answer is A because it is light.", "A"),
+        ("It is D.", None),
+    ],
+)
+def test_options_are_named_by_their_labels_alone(text: str, label: str | None) -> None:
+    assert final_answer(answered(OPTIONS_ASKED, "B"), text) == label
