@@ -62,6 +62,17 @@ wait hmm actually alternatively however mistake instead recheck double-check rec
 _SECOND_THOUGHTS = frozenset(_CHANGES_OF_MIND.split())
 _JUDGEMENTS = "yes no true false correct incorrect right wrong sorry unfortunately 是 否 不 对 错 无"
 _VERDICTS = frozenset(_JUDGEMENTS.split())
+_OF_EVERYTHING = """
+most least worst best total totals altogether overall average combined only all both every everyone everything none
+"""
+_WHOLES = frozenset(_OF_EVERYTHING.split())
+#: Words in -est that compare nothing.
+_PLAIN_EST = """
+arrest attest behest bequest conquest contest detest digest divest dishonest earnest everest forest harvest honest incest infest
+ingest inquest interest invest manifest midwest modest northwest protest request southwest suggest
+tempest unrest budapest bucharest
+"""
+_NO_SUPERLATIVES = frozenset(_PLAIN_EST.split())
 _NUMERALS = """
 two 2 three 3 four 4 five 5 six 6 seven 7 eight 8 nine 9 ten 10 eleven 11 twelve 12 thirteen 13 fourteen 14 fifteen 15
 sixteen 16 seventeen 17 eighteen 18 nineteen 19 twenty 20 thirty 30 forty 40 fifty 50 sixty 60 seventy 70 eighty 80 ninety 90
@@ -131,9 +142,10 @@ def _is_identifier(word: str) -> bool:
     )
 
 
-_CONTENT, _REQUIRED, _CAPITAL, _DENIES, _CONTRAST, _SECOND_THOUGHT, _VERDICT = 1, 2, 4, 8, 16, 32, 64
+_CONTENT, _REQUIRED, _CAPITAL, _DENIES, _CONTRAST, _SECOND_THOUGHT, _VERDICT, _WHOLE = 1, 2, 4, 8, 16, 32, 64, 128
 _TOLD_BY = (
-    (_DENIALS, _DENIES), (_CONTRASTS, _CONTRAST), (_SECOND_THOUGHTS, _SECOND_THOUGHT), (_VERDICTS, _VERDICT)
+    (_DENIALS, _DENIES), (_CONTRASTS, _CONTRAST), (_SECOND_THOUGHTS, _SECOND_THOUGHT), (_VERDICTS, _VERDICT),
+    (_WHOLES, _WHOLE),
 )  # fmt: skip
 #: What words tell by being there, whatever else they are.
 _TELLING = {
@@ -187,6 +199,8 @@ class _Lexicon:
         number = self.surfaces[surface] = len(self.surface_texts)
         self.surface_texts.append(surface)
         kind, key, flags = _WORD, -1, _TELLING.get(surface.casefold(), 0)
+        if surface.endswith("est") and len(surface) > 5 and surface.casefold() not in _NO_SUPERLATIVES:
+            flags |= _WHOLE
         pieces: tuple[int, ...] = ()
         if surface.isascii() and surface.isalpha():
             folded = surface.lower()
@@ -299,8 +313,8 @@ class Words:
 
     *Known*: text ``known_text[i]`` makes key ``known_key[i]`` known (sorted by text; a pair may come twice). ``denies[t]``:
     text ``t`` holds a negation; ``contrasts[t]``: it begins with a but; ``second_thoughts[t]``: its author changes his mind;
-    ``judges[t]``: it begins with a yes, a no or the like. ``word_*`` are all words and marks in order; ``group`` numbers texts
-    that are read on.
+    ``judges[t]``: it begins with a yes, a no or the like; ``of_all[t]``: it speaks of everything that there is (a superlative,
+    a total, all, only). ``word_*`` are all words and marks in order; ``group`` numbers texts that are read on.
     """
 
     texts: pl.Series
@@ -310,6 +324,7 @@ class Words:
     contrasts: BoolArray
     second_thoughts: BoolArray
     judges: BoolArray
+    of_all: BoolArray
     word_text: IntArray
     word_surface: IntArray
     group: IntArray
@@ -356,6 +371,8 @@ def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None) -
     known_key = np.concatenate([key[is_word], _lexicon.pieces(surface[compound]), pair_key])
     denies = np.zeros(len(texts), bool)
     denies[text[(flags & _DENIES) > 0]] = True
+    of_all = np.zeros(len(texts), bool)
+    of_all[text[(flags & _WHOLE) > 0]] = True
     second_thoughts = np.zeros(len(texts), bool)
     second_thoughts[text[(flags & _SECOND_THOUGHT) > 0]] = True
     spoken = np.flatnonzero(kind <= _CHARACTER)
@@ -371,6 +388,7 @@ def scan(texts: Sequence[str], groups: Sequence[int] | IntArray | None = None) -
         contrasts=contrasts,
         second_thoughts=second_thoughts,
         judges=judges,
+        of_all=of_all,
         word_text=text,
         word_surface=surface,
         group=group,

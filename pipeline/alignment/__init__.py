@@ -38,7 +38,7 @@ AUTO = "auto"
 CHOSEN_FROM = ("thinking", "evidence", "tools_async")
 
 #: Raise when any policy gives another timeline for the same conversation and parameters.
-VERSION = 7
+VERSION = 8
 
 
 #: A conversation of more chunks is not cut: a plan's memory is quadratic in them. A window of 8192 tokens never holds as

@@ -80,7 +80,8 @@ class Ground:
         exception, and at least ``min_coverage`` (0 to 1) of its content words; with ``fresh``, at least one of them must
         come from the reading, else the chunk says nothing that the reading grounds. It also waits for the piece of the
         reading that it resembles most, the last of equals, and for every run of words copied from it: a word may
-        occur long before the statement that the text rests on. What it denies must have been denied for the last time,
+        occur long before the statement that the text rests on. What speaks of everything (a superlative, a total, all, only)
+        waits for everything. What it denies must have been denied for the last time,
         and a piece that begins with a but is read with the one before it. Where the reading is a ``thought``, a judgement
         (yes, no) waits for all of it, and so does what comes before its author changes his mind for the last time.
         """
@@ -98,6 +99,8 @@ class Ground:
         np.maximum.at(needed, q.asked, np.where(q.place >= 0, q.place, first[q.asked] - 1))
         if fresh:
             ungrounded |= needed < first
+            if not thought:
+                ungrounded |= q.words.of_all[np.array(questions.chunk)]
             alike, alike_at = q.most_alike(count)
             ungrounded |= ~alike
             needed = np.maximum(needed, np.where(alike, alike_at, -1))

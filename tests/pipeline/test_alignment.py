@@ -216,6 +216,23 @@ def test_evidence_lets_an_answer_start_while_the_result_is_still_being_read(smol
     assert told["rows"] < record(LOOKUP, "turns", smollm2)["rows"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "early"),
+    [("Hotel Alba costs 50 euros.", True), ("The cheapest hotel is Alba with 50 euros.", False)],
+)
+def test_what_compares_everything_waits_for_everything(smollm2: TextTokenizer, answer: str, early: bool) -> None:
+    found = "Hotel Alba costs 50 euros.\nHotel Berna costs 70 euros.\nHotel Corso costs 80 euros."
+    conversation = talk(
+        message("user", "What are the hotels like?"),
+        message("assistant", call("hotels", "{}", "1")),
+        message("tool", result(found, "1")),
+        message("assistant", f"{answer} Corso costs 80 euros."),
+    )
+    told = record(conversation, "evidence", smollm2)
+    last = events_on(told, "tool/0")[-1]
+    assert (events_on(told, "assistant")[0]["start"] < last["end"]) is early
+
+
 def test_a_fact_that_stands_in_the_result_twice_waits_for_the_last_and_best_match(smollm2: TextTokenizer) -> None:
     text = "HAT001 flies at 08:00 for 51 dollars.\nNothing else.\nHAT001 flies at 08:00 for 51 dollars.\nEnd of list."
     conversation = talk(

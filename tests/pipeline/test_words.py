@@ -288,3 +288,18 @@ def test_a_dash_in_a_line_opens_no_list() -> None:
     words = scan([minus, listed], [0, 1])
     assert "10" in mentioned(words, 0, required=True)
     assert not {"10", "11"} & mentioned(words, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "of_all"),
+    [
+        ("The cheapest hotel is Alba.", True),
+        ("In total there are 12.", True),
+        ("Only Berna has a pool.", True),
+        ("All of them are open.", True),
+        ("I suggest the forest walk.", False),
+        ("Hotel Alba costs 50.", False),
+    ],
+)
+def test_what_speaks_of_everything_is_seen(text: str, of_all: bool) -> None:
+    assert scan([text, "Nothing here."], [0, 1]).of_all.tolist() == [of_all, False]
