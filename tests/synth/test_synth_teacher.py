@@ -20,12 +20,15 @@ from pipeline.conversation import Conversation, Message, Part, Source, conversat
 from pipeline.leaks import lexical
 from pipeline.records import Clock, Document, build_tables, encode_spans, to_json
 from pipeline.relayout import rebuild
+from pipeline.scoring import Scorer
 from pipeline.timeline import Timeline
 from pipeline.tokenization import TextTokenizer, load_tokenizer
 from synth.answers import calls_of, final_answer, final_of
 from synth.checks import REASONS
 from synth.config import SynthConfig
+from synth.diversity import Diversity
 from synth.engines import Completion, Request
+from synth.finish import Finisher
 from synth.generators import Outcome, Rejected, Written
 from synth.generators.teacher import Teacher
 from synth.reading import Retold, Said, tasks_of, timeline_of
@@ -824,3 +827,21 @@ def test_decisions_inside_a_sentence(text: str, decision: str | None) -> None:
 )
 def test_options_are_named_by_their_labels_alone(text: str, label: str | None) -> None:
     assert final_answer(answered(OPTIONS_ASKED, "B"), text) == label
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ceiling", "refuses"), [(100.0, False), (0.01, True)])
+def test_the_ceiling_of_the_gain_is_held_by_the_informational_look(
+    smollm2: TextTokenizer, run: tuple[list[Written], list[Request]], ceiling: float, refuses: bool
+) -> None:
+    config = SynthConfig.model_validate(
+        {"generator": "teacher", "conversations": ["x"], "teacher": {"max_gain": ceiling}}
+    )
+    finisher = Finisher(config, Clock(smollm2), Diversity(config.diversity), None, Scorer("smollm2"))
+    done = finisher.finish(run[0])
+    codes = [one.code for one in done.outcomes if isinstance(one, Rejected)]
+    assert set(codes) == ({"high_gain"} if refuses else set())
+    assert done.records.num_rows + len(codes) == len(run[0])
+    gains = [e["gain"] for events in done.records.column("events").to_pylist() for e in events]
+    assert any(gain for gain in gains if gain is not None)
+    assert all(gain <= ceiling for gain in gains if gain is not None)
