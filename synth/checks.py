@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import regex
 
 from synth.engines import Completion
+from synth.spacing import UNSPACED
 
 MAX_WORD_CHARS = 30
 
@@ -89,12 +90,9 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 #: Explicit bidirectional formatting, zero-width space, byte order mark and tags: they hide or reorder what is read. Joiners
 #: and directional marks stay, since emoji, Persian, Indic scripts and Hebrew need them.
 _HIDDEN = regex.compile(r"[\u200b\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
-_UNSPACED = "".join(
-    rf"\p{{Script={name}}}" for name in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
-)
-_UNSPACED_LETTER = regex.compile(rf"[{_UNSPACED}]")
+_UNSPACED_LETTER = regex.compile(rf"[{UNSPACED}]")
 #: Words; of scripts without spaces each letter with its marks is one.
-_PIECE = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[\w&&[^_{_UNSPACED}]]+(?:['’][\w&&[^_{_UNSPACED}]]+)*", regex.VERSION1)
+_PIECE = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[\w&&[^_{UNSPACED}]]+(?:['’][\w&&[^_{UNSPACED}]]+)*", regex.VERSION1)
 #: Words of a run that may not be said again and again without a break.
 _LONGEST_LOOP = 60
 #: A word that is a shorter piece over and over, 36 letters or more of it (``hahaha…``), or one word five times with nothing

@@ -19,8 +19,8 @@ import regex
 import xxhash
 from datasketch import LeanMinHash, MinHash, MinHashLSH  # type: ignore[import-untyped]
 
-from pipeline.words import CJK
 from synth.config import DiversityOptions
+from synth.spacing import UNSPACED
 
 #: How likely a pair whose similarity is the threshold is compared at all.
 RECALL = 0.95
@@ -29,8 +29,8 @@ ORDERS = (1, 2, 3)
 
 _SEED = 1
 #: Thai, Lao, Burmese and Khmer put spaces between sentences only. A letter goes with its marks.
-_UNSPACED = rf"{CJK}\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"
-_WORD = regex.compile(rf"[{_UNSPACED}&&\w]\p{{M}}*|[\w&&[^{_UNSPACED}]]+", regex.VERSION1)
+_CHARACTERS = rf"{UNSPACED}\p{{Script=Hangul}}"
+_WORD = regex.compile(rf"[{_CHARACTERS}&&\w]\p{{M}}*|[\w&&[^{_CHARACTERS}]]+", regex.VERSION1)
 #: Hashes that may wait until they are merged with those that are known.
 _WAITING = 1 << 18
 

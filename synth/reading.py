@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import regex
-
 from pipeline.alignment.grounding import Ground, Questions
 from pipeline.alignment.plan import Plan, start_plan
 from pipeline.alignment.reading import is_reading
@@ -25,6 +23,7 @@ from pipeline.text import cut
 from pipeline.timeline import Span, Stream, Timeline, draft_of, spans_of
 from pipeline.words import scan
 from synth.answers import Final, final_of
+from synth.spacing import spaced
 
 #: What an answer is made of: thoughts, and what is said.
 Voice = Literal["thinking", "text"]
@@ -102,9 +101,7 @@ class Retold:
         texts = [one.text for one in self.said if one.voice == voice]
         original = "".join(point.text for point in self.task.points if point.voice == voice)
         between = "\n" if "\n" in original.strip() else " "
-        return [
-            text if not at or _is_unspaced(texts[at - 1], text) else between + text for at, text in enumerate(texts)
-        ]
+        return spaced(texts, between)
 
     def due(self) -> list[int]:
         """Per piece, the slice it waits for: the one it was written after, or that of an earlier piece, which it had seen.
@@ -120,9 +117,6 @@ class Retold:
 
 
 _VOICES: tuple[Voice, ...] = ("thinking", "text")
-#: Behind these no space is written; letters of scripts that write none between words, and their marks.
-_FULL_STOPS = "。！？，、；：…」』）】》"
-_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}ー。！？，、；：「」『』（）【】《》]")
 #: What ends so is a clause of a long sentence, and no point by itself.
 _GO_ON = (",", ";", ":", "，", "；", "：", "、")
 
@@ -403,13 +397,6 @@ def _needed_by_gold(ground: Ground, block: Sequence[int], chunks: Sequence[int],
     for chunk in chunks:
         questions.add(chunk, first, stop)
     return [max(last, copied) for copied in ground.copied(questions, words=True)]
-
-
-def _is_unspaced(left: str, right: str) -> bool:
-    """Whether nothing stands between two pieces: behind a full stop or between letters of scripts without spaces."""
-    return left[-1] in _FULL_STOPS[:3] or (
-        (left[-1] in _FULL_STOPS or _UNSPACED.match(left[-1]) is not None) and _UNSPACED.match(right) is not None
-    )
 
 
 def timeline_of(conversation: Conversation, retold: Mapping[int, Retold]) -> Timeline:

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
-
-import regex
 
 from pipeline.conversation import Conversation, Message, Part, PartKind, Role, Source
 from pipeline.timeline import Kind, Span, Stream, Timeline
-
-#: Characters of scripts that put no spaces between words, and their marks.
-_UNSPACED = regex.compile(
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}。、，．！？：；「」『』（）]"
-)
+from synth.spacing import spaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +116,7 @@ def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, A
         message, run_spans = _message(number, stream, run)
         messages.append(message)
         for span in run_spans:
-            pieces = _spaced([u.text for u in run]) if span.kind == "message" else [span.text]
+            pieces = spaced([u.text for u in run]) if span.kind == "message" else [span.text]
             end = 0
             for at, piece in enumerate(pieces):
                 end += len(piece)
@@ -136,15 +129,6 @@ def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, A
     return conversation, Timeline(
         scene.streams, tuple(spans), chunk_span, chunk_end, [_latest(waits, after) for waits in after]
     )
-
-
-def _spaced(pieces: Sequence[str]) -> list[str]:
-    """The pieces with the space that belongs before each."""
-    spaced = list(pieces[:1])
-    for before, piece in pairwise(pieces):
-        together = _UNSPACED.match(before[-1]) and _UNSPACED.match(piece[0])
-        spaced.append(piece if together else f" {piece}")
-    return spaced
 
 
 def _message(number: int, stream: Stream, run: Sequence[Utterance]) -> tuple[Message, list[Span]]:
@@ -161,7 +145,7 @@ def _message(number: int, stream: Stream, run: Sequence[Utterance]) -> tuple[Mes
             Span(0, number, 0, "header", title, ends=False, call=first.call, weight=0.0, source_kind="header"),
             Span(0, number, 0, "tool_result", first.text, call=first.call, source_kind="tool_result"),
         ]
-    text = "".join(_spaced([u.text for u in run]))
+    text = "".join(spaced([u.text for u in run]))
     kind: PartKind = "thinking" if stream.role == "thought" else "text"
     role: Role = "assistant" if stream.direction == "output" else "system" if stream.role == "system" else "user"
     part = Part(kind, text, interrupted=last.cut)

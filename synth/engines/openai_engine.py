@@ -17,15 +17,14 @@ from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletion
 
 from synth.config import OpenAIOptions
-from synth.engines import Completion, Request
+from synth.engines import Closing, Completion, Request
 from synth.errors import SynthError
 
 #: Statuses that are about this one request, which another try would not change.
@@ -57,7 +56,7 @@ class _Batch:
     in_a_row: int = 0
 
 
-class OpenAIEngine:
+class OpenAIEngine(Closing):
     """A client of an endpoint. Use it as a context manager, or call :meth:`close`: it has a thread of its own.
 
     At most ``concurrency`` requests are in flight, or answered and not yet taken by who iterates: what a killed process
@@ -151,14 +150,6 @@ class OpenAIEngine:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     async def _end(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

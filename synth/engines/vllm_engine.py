@@ -8,11 +8,10 @@ from collections.abc import Generator, Sequence
 from importlib import util
 from multiprocessing import active_children
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from synth.config import VllmOptions
-from synth.engines import Completion, Request
+from synth.engines import Closing, Completion, Request
 from synth.errors import SynthError
 from synth.models import adapter_rank, load_tokenizer, render, resolve_model, too_long, weights
 
@@ -34,7 +33,7 @@ _NOTE = (
 )
 
 
-class VllmEngine:
+class VllmEngine(Closing):
     """A loaded model. Use it as a context manager, or call :meth:`close`: vLLM runs its core in a process of its own.
 
     On the CPU it computes in float32 (bfloat16 is slower there) without binding threads to cores. Structured output is
@@ -196,14 +195,6 @@ class VllmEngine:
             for worker in left:
                 worker.kill()
             psutil.wait_procs(left, timeout=_SHUTDOWN_SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _completion(output: Any) -> Completion:

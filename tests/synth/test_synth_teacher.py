@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from synth.checks import REASONS
 from synth.config import SynthConfig
 from synth.diversity import Diversity
 from synth.engines import Completion, Request
-from synth.finish import Finisher
+from synth.finish import Finisher, Placed
 from synth.generators import Outcome, Rejected, Written
 from synth.generators.teacher import Teacher
 from synth.reading import Retold, Said, tasks_of, timeline_of
@@ -118,15 +118,9 @@ def played(
     return play(Teacher(CONFIG, [conversation], tokenizer), 0, texts)[0]
 
 
-@dataclass(frozen=True)
-class Placed:
-    policy: str = "synth/teacher"
-    params: str = "{}"
-
-
 def record_of(conversation: Conversation, timeline: Timeline, tokenizer: TextTokenizer) -> pa.Table:
     """The record, which breaks no invariant."""
-    return table_of(Document(conversation, timeline, Placed()), tokenizer)
+    return table_of(Document(conversation, timeline, Placed("synth/teacher", "{}")), tokenizer)
 
 
 def table_of(document: Document, tokenizer: TextTokenizer) -> pa.Table:
