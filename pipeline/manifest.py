@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.claim import claimed
 from pipeline.errors import ConservationError, PipelineError
 
 MANIFEST = "manifest.json"
@@ -177,29 +178,34 @@ def run_stage(
     work: Work,
     fresh: bool = False,
 ) -> Result:
-    """Runs a stage, or skips it if the same one is there whole. ``work`` writes into ``directory`` and balances its books."""
-    wanted = fingerprint(stage, version, config, inputs)
-    there = read_manifest(directory)
-    if there is not None and there.fingerprint == wanted and not fresh and not damaged(directory, there.outputs):
-        return Result(directory, there, skipped=True)
-    (directory / MANIFEST).unlink(missing_ok=True)
-    remove_temporaries(directory)
-    started = time.monotonic()
-    outputs, counters, notes = work()
-    _remove_strangers(directory, {o.path for o in outputs})
-    manifest = Manifest(
-        stage,
-        version,
-        wanted,
-        dict(config),
-        dict(inputs),
-        tuple(outputs),
-        dict(counters),
-        round(time.monotonic() - started, 3),
-        dict(notes),
-    )
-    write_manifest(directory, manifest)
-    return Result(directory, manifest, skipped=False)
+    """Runs a stage, or skips it if the same one is there whole. ``work`` writes into ``directory`` and balances its books.
+
+    Raises:
+        PipelineError: another run writes to ``directory``.
+    """
+    with claimed(directory):
+        wanted = fingerprint(stage, version, config, inputs)
+        there = read_manifest(directory)
+        if there is not None and there.fingerprint == wanted and not fresh and not damaged(directory, there.outputs):
+            return Result(directory, there, skipped=True)
+        (directory / MANIFEST).unlink(missing_ok=True)
+        remove_temporaries(directory)
+        started = time.monotonic()
+        outputs, counters, notes = work()
+        _remove_strangers(directory, {o.path for o in outputs})
+        manifest = Manifest(
+            stage,
+            version,
+            wanted,
+            dict(config),
+            dict(inputs),
+            tuple(outputs),
+            dict(counters),
+            round(time.monotonic() - started, 3),
+            dict(notes),
+        )
+        write_manifest(directory, manifest)
+        return Result(directory, manifest, skipped=False)
 
 
 def _remove_strangers(directory: Path, known: set[str]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipeline.claim import claimed
 from pipeline.manifest import Output, Result, balance, output_of, publish_text, run_stage
 from pipeline.records import Clock, token_grid_metadata
 from pipeline.shards import TableWriter
@@ -109,15 +110,30 @@ def synthesize_stage(
 
     Raises:
         SynthError: no engine can run, or it cannot go on; what was answered is kept.
+        PipelineError: another run writes to ``directory``.
     """
+    with claimed(directory):
+        if fresh:
+            for path in directory.glob(f"*{CACHE}*"):
+                path.unlink()
+        return _synthesize(config, directory, tokenizer, lag, base, fresh, engine, progress, on_load)
+
+
+def _synthesize(
+    config: SynthConfig,
+    directory: Path,
+    tokenizer: str,
+    lag: int,
+    base: Path | None,
+    fresh: bool,
+    engine: Engine | None,
+    progress: Progress | None,
+    on_load: Callable[[str], None] | None,
+) -> Result:
     resolved = resolve_paths(config, base)
     scenarios = load_scenarios(resolved.scenarios)
     loaded_tokenizer = load_tokenizer(tokenizer)
     clock = Clock(loaded_tokenizer, lag)
-    directory.mkdir(parents=True, exist_ok=True)
-    if fresh:
-        for path in directory.glob(f"*{CACHE}*"):
-            path.unlink()
     material = read_material(resolved.conversations, None, directory / MATERIAL) if config.conversations else None
     if material is not None and not len(material.conversations):
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(material.left_out.items())) or "they are empty"
