@@ -28,7 +28,7 @@ from pipeline.training.model import (
     ATTENTIONS,
     Attention,
     Checkpoint,
-    MultistreamLlama,
+    MultistreamModel,
     check_vocabulary,
     choose_device,
     load_base,
@@ -110,7 +110,7 @@ def evaluate(
     available = count_records(shards)
     total = min(available, config.max_records or available)
 
-    def run(phase: str, model: MultistreamLlama, *, shuffle: bool = False) -> HeldOut:
+    def run(phase: str, model: MultistreamModel, *, shuffle: bool = False) -> HeldOut:
         check_vocabulary(metadata, model)
         grids = islice(iter_grids(shards), config.max_records)
         return held_out(
@@ -123,7 +123,7 @@ def evaluate(
             progress=None if progress is None else lambda records: progress(phase, records, total),
         )
 
-    def trained(directory: Path) -> MultistreamLlama:
+    def trained(directory: Path) -> MultistreamModel:
         known = read_checkpoint(directory).roles
         return load_checkpoint(directory, device, config.attention, [role for role in roles if role not in known])
 

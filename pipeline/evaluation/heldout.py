@@ -12,7 +12,7 @@ from pipeline.training.grid import GridMetadata, TokenGrid
 from pipeline.training.loop import Precision, autocast
 from pipeline.training.loss import LOGIT_CELLS
 from pipeline.training.masks import IGNORE, MaskKind
-from pipeline.training.model import MultistreamLlama
+from pipeline.training.model import MultistreamModel
 from pipeline.training.packing import Pack, PackCounters, pack_grids
 
 
@@ -104,7 +104,7 @@ class _Sums:
 
 
 def held_out(
-    model: MultistreamLlama,
+    model: MultistreamModel,
     grids: Iterable[TokenGrid],
     metadata: GridMetadata,
     *,
@@ -129,7 +129,7 @@ def held_out(
     model.eval()
     with torch.no_grad():
         for pack in packs:
-            with autocast(model.llama.device, precision):
+            with autocast(model.device, precision):
                 _add_pack(sums, model, pack, metadata.silence_id)
             if progress is not None:
                 progress(counters.records)
@@ -152,7 +152,7 @@ def held_out(
     )
 
 
-def _add_pack(sums: _Sums, model: MultistreamLlama, pack: Pack, silence_id: int) -> None:
+def _add_pack(sums: _Sums, model: MultistreamModel, pack: Pack, silence_id: int) -> None:
     queries = np.flatnonzero(pack.target != IGNORE)
     if not len(queries):
         return

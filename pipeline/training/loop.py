@@ -25,7 +25,7 @@ from pipeline.training.model import (
     CHECKPOINT_FILE,
     Attention,
     Checkpoint,
-    MultistreamLlama,
+    MultistreamModel,
     check_vocabulary,
     choose_device,
     load_base,
@@ -159,7 +159,7 @@ def train(
 def training_packs(
     shards: Sequence[Path],
     metadata: GridMetadata,
-    model: MultistreamLlama,
+    model: MultistreamModel,
     config: TrainConfig,
     counters: PackCounters,
 ) -> Iterator[Pack]:
@@ -218,7 +218,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def _optimize(
-    model: MultistreamLlama,
+    model: MultistreamModel,
     packs: Iterator[Pack],
     silence_id: int,
     config: TrainConfig,
@@ -228,7 +228,7 @@ def _optimize(
     """Run ``config.steps`` optimizer steps; returns the log and the spoken cells trained on."""
     optimizer = torch.optim.AdamW(
         [
-            {"params": list(model.llama.parameters()), "lr": config.learning_rate},
+            {"params": list(model.causal_lm.parameters()), "lr": config.learning_rate},
             {"params": list(model.streams.parameters()), "lr": config.embedding_learning_rate},
         ],
         weight_decay=config.weight_decay,
@@ -252,7 +252,7 @@ def _optimize(
 
 
 def _step(
-    model: MultistreamLlama, optimizer: torch.optim.Optimizer, batch: list[Pack], silence_id: int, config: TrainConfig
+    model: MultistreamModel, optimizer: torch.optim.Optimizer, batch: list[Pack], silence_id: int, config: TrainConfig
 ) -> tuple[float, float]:
     """One optimizer step, a pack at a time, normalized over the whole batch; returns mean text and silence loss."""
     text_count = sum(pack.text_count(silence_id) for pack in batch)
@@ -262,7 +262,7 @@ def _step(
     for pack in batch:
         if not pack.weight.any():
             continue
-        with autocast(model.llama.device, config.precision):
+        with autocast(model.device, config.precision):
             sums = pack_loss_sums(model, pack, silence_id)
         torch.autograd.backward(combine(sums, text_count, silence_count, config.silence_weight))
         text += float(sums.text.detach())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.training.masks import IGNORE
-from pipeline.training.model import MultistreamLlama
+from pipeline.training.model import MultistreamModel
 from pipeline.training.packing import Pack
 
 #: Cells whose logits are held at once: 1,024 × 49,152 float32 are 192 MiB.
@@ -31,7 +31,7 @@ class LossSums:
     silence: torch.Tensor
 
 
-def cell_losses(model: MultistreamLlama, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def cell_losses(model: MultistreamModel, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Cross entropy [Q] in nats, float32, of hidden states [Q, H] against targets int64 [Q].
 
     Logits exist for ``LOGIT_CELLS`` cells at a time, in the backward pass too.
@@ -58,7 +58,7 @@ def loss_sums(losses: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, 
     return LossSums(text=weighted[~silent].sum(), silence=weighted[silent].sum())
 
 
-def pack_loss_sums(model: MultistreamLlama, pack: Pack, silence_id: int) -> LossSums:
+def pack_loss_sums(model: MultistreamModel, pack: Pack, silence_id: int) -> LossSums:
     """One forward pass over a pack; logits only at cells with a trained target."""
     hidden = model.hidden(pack)
     queries = np.flatnonzero(pack.target != IGNORE)

@@ -1,9 +1,11 @@
-"""A stock ``LlamaForCausalLM`` with learned stream embeddings (arXiv 2605.12460, section 5), and its checkpoints.
+"""A stock causal language model of transformers with learned stream embeddings (arXiv 2605.12460, section 5).
 
 The input of a cell is its token embedding plus the embeddings of its stream's role and slot. Both tables start at
 zero, so that an untrained model is the base model.
 
-A checkpoint directory holds the Llama model as transformers saves it (``config.json``, safetensors),
+Llama is the model that this is made for; Mistral, Qwen2 and Qwen3 have the same form and run the same way.
+
+A checkpoint directory holds the model as transformers saves it (``config.json``, safetensors),
 ``stream_embedding.safetensors`` (``role`` [roles + 1, H], ``slot`` [257, H]; row 0, of BOS, stays zero) and
 ``multistream.json`` (roles, the data's ``token_grid`` metadata, mask, base model, training settings).
 """
@@ -20,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers import AutoConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
 
 from pipeline.training.grid import GridMetadata, TrainingError
 from pipeline.training.masks import MASK_KINDS, MaskKind, dense_mask, mask_mod
@@ -30,6 +32,8 @@ CHECKPOINT_FILE = "multistream.json"
 CHECKPOINT_SCHEMA_ID = "multistream-checkpoint/1"
 EMBEDDING_FILE = "stream_embedding.safetensors"
 MAX_SLOTS = 256
+#: Architectures of one form: token embeddings, rotary positions, decoder layers that take a 4D mask, one head.
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 Attention = Literal["auto", "sdpa", "flex_attention"]
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
@@ -65,14 +69,14 @@ class StreamEmbedding(nn.Module):
         return cast(torch.Tensor, self.role(role) + self.slot(slot))
 
 
-class MultistreamLlama(nn.Module):
-    """Llama over packed cells. ``roles`` names the rows of the role table, from row 1."""
+class MultistreamModel(nn.Module):
+    """A causal language model over packed cells. ``roles`` names the rows of the role table, from row 1."""
 
-    def __init__(self, llama: LlamaForCausalLM, roles: Sequence[str]) -> None:
+    def __init__(self, causal_lm: PreTrainedModel, roles: Sequence[str]) -> None:
         super().__init__()
-        self.llama = llama
+        self.causal_lm = causal_lm
         self.roles = tuple(roles)
-        self.streams = StreamEmbedding(len(self.roles), llama.config.hidden_size)
+        self.streams = StreamEmbedding(len(self.roles), causal_lm.config.hidden_size)
 
     @property
     def role_index(self) -> dict[str, int]:
@@ -80,33 +84,58 @@ class MultistreamLlama(nn.Module):
 
     @property
     def max_rows(self) -> int:
-        """Rows of the longest record that the model has positions for; position 0 is row −1."""
-        return int(self.llama.config.max_position_embeddings) - 1
+        """Rows of the longest record that the model has positions for; position 0 is row −1.
+
+        A model with a sliding window takes records within one window: there the window changes nothing.
+        """
+        config = self.causal_lm.config
+        positions = int(config.max_position_embeddings)
+        window = getattr(config, "sliding_window", None)
+        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+        return (min(positions, int(window)) if window and slides else positions) - 1
 
     @property
     def uses_flex(self) -> bool:
-        return bool(self.llama.config._attn_implementation == "flex_attention")
+        return bool(self.causal_lm.config._attn_implementation == "flex_attention")
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self.causal_lm.device)
+
+    def embed(self, token: torch.Tensor, role: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        """Inputs of cells, index tensors int64 [...] → [..., H]; in the type of autocast where that is on."""
+        embeds = self.causal_lm.get_input_embeddings()(token) + self.streams(role, slot)
+        if torch.is_autocast_enabled(embeds.device.type):
+            embeds = embeds.to(torch.get_autocast_dtype(embeds.device.type))  # rotary tables take this type
+        return cast(torch.Tensor, embeds)
+
+    def states(
+        self, embeds: torch.Tensor, row: torch.Tensor, attention_mask: Any, cache: Cache | None = None
+    ) -> torch.Tensor:
+        """Last hidden states [B, S, H] of cells [B, S, H] at rows int [B, S].
+
+        ``attention_mask`` bool [B, 1, S, K] or a BlockMask; ``cache`` holds the keys before the S new ones.
+        """
+        output = self.causal_lm.base_model(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=(row + 1).long(),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return cast(torch.Tensor, output.last_hidden_state)
 
     def hidden(self, pack: Pack) -> torch.Tensor:
         """Last hidden states [S, H] of a pack's cells."""
-        device = self.llama.device
+        device = self.device
         token, row, role, slot = (
             torch.from_numpy(array).to(device)[None] for array in (pack.token, pack.row, pack.role, pack.slot)
         )
-        embeds = self.llama.model.embed_tokens(token) + self.streams(role, slot)
-        if torch.is_autocast_enabled(device.type):
-            embeds = embeds.to(torch.get_autocast_dtype(device.type))  # rotary tables take the dtype of the embeddings
-        output = self.llama.model(
-            inputs_embeds=embeds,
-            attention_mask=self._attention_mask(pack, device),
-            position_ids=(row + 1).long(),
-            use_cache=False,
-        )
-        return cast(torch.Tensor, output.last_hidden_state[0])
+        return self.states(self.embed(token, role, slot), row, self._attention_mask(pack, device))[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states [..., H] → logits [..., V]."""
-        return cast(torch.Tensor, self.llama.lm_head(hidden))
+        return cast(torch.Tensor, self.causal_lm.get_output_embeddings()(hidden))
 
     def _attention_mask(self, pack: Pack, device: torch.device) -> Any:
         if not self.uses_flex:
@@ -126,33 +155,33 @@ def choose_device(device: str) -> torch.device:
 
 def load_base(
     model_dir: Path, roles: Sequence[str], device: torch.device, attention: Attention = "auto"
-) -> MultistreamLlama:
-    """A Llama model with fresh zero stream embeddings, float32.
+) -> MultistreamModel:
+    """A model with fresh zero stream embeddings, float32.
 
     ``model_dir`` is a transformers directory, a ``.gguf`` file, or a directory with one ``.gguf`` file (these need
     the packages gguf and accelerate). ``auto`` attention is FlexAttention on CUDA, SDPA elsewhere. Raises
-    TrainingError where there is no Llama model.
+    TrainingError where there is no model of ``MODEL_TYPES``.
     """
     if attention == "auto":
         attention = "flex_attention" if device.type == "cuda" else "sdpa"
     directory, gguf = _model_files(model_dir)
     try:
         config = AutoConfig.from_pretrained(directory, gguf_file=gguf)
-        if config.model_type != "llama":
-            raise TrainingError(f"{model_dir} is a {config.model_type} model, not a llama model")
-        llama = LlamaForCausalLM.from_pretrained(
+        if config.model_type not in MODEL_TYPES:
+            raise TrainingError(f"{model_dir} is a {config.model_type} model, none of {', '.join(MODEL_TYPES)}")
+        causal_lm = AutoModelForCausalLM.from_pretrained(
             directory, gguf_file=gguf, dtype=torch.float32, attn_implementation=attention
         )
     except OSError as error:
         raise TrainingError(f"{model_dir} holds no loadable model: {str(error).splitlines()[0]}") from error
     if gguf is not None:
-        _forget_quantization(llama)
-    return MultistreamLlama(llama, roles).to(device)
+        _forget_quantization(causal_lm)
+    return MultistreamModel(causal_lm, roles).to(device)
 
 
-def check_vocabulary(metadata: GridMetadata, model: MultistreamLlama) -> None:
+def check_vocabulary(metadata: GridMetadata, model: MultistreamModel) -> None:
     """Raise TrainingError where the data's token ids exceed the model's embedding."""
-    embeddings = model.llama.model.embed_tokens.num_embeddings
+    embeddings = model.causal_lm.get_input_embeddings().num_embeddings
     needed = max(metadata.vocab_size, metadata.bos_id + 1, metadata.eom_id + 1, metadata.silence_id + 1)
     if needed > embeddings:
         raise TrainingError(
@@ -161,9 +190,9 @@ def check_vocabulary(metadata: GridMetadata, model: MultistreamLlama) -> None:
         )
 
 
-def save_checkpoint(directory: Path, model: MultistreamLlama, checkpoint: Checkpoint) -> None:
+def save_checkpoint(directory: Path, model: MultistreamModel, checkpoint: Checkpoint) -> None:
     """Write a checkpoint into an existing directory (see the module's docstring for its files)."""
-    model.llama.save_pretrained(directory)
+    model.causal_lm.save_pretrained(directory)
     save_file(
         {"role": model.streams.role.weight.detach().cpu(), "slot": model.streams.slot.weight.detach().cpu()},
         directory / EMBEDDING_FILE,
@@ -205,7 +234,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
 
 def load_checkpoint(
     directory: Path, device: torch.device, attention: Attention = "auto", extra_roles: Sequence[str] = ()
-) -> MultistreamLlama:
+) -> MultistreamModel:
     """Load a trained model. ``extra_roles``, unseen in training, get zero embeddings after those of the checkpoint."""
     roles = read_checkpoint(directory).roles
     model = load_base(directory, (*roles, *extra_roles), device, attention)
@@ -214,7 +243,7 @@ def load_checkpoint(
         raise TrainingError(f"{directory} is not a checkpoint: it has no {EMBEDDING_FILE}")
     saved = load_file(path, device=str(device))
     expected = {
-        "role": (len(roles) + 1, model.llama.config.hidden_size),
+        "role": (len(roles) + 1, model.causal_lm.config.hidden_size),
         "slot": tuple(model.streams.slot.weight.shape),
     }
     if {name: tuple(tensor.shape) for name, tensor in saved.items()} != expected:
@@ -239,11 +268,11 @@ def _model_files(model_dir: Path) -> tuple[Path, str | None]:
     return model_dir, files[0].name
 
 
-def _forget_quantization(llama: LlamaForCausalLM) -> None:
+def _forget_quantization(causal_lm: PreTrainedModel) -> None:
     """A model read from GGUF is dense; drop the marks that make ``save_pretrained`` think otherwise."""
     for owner, names in (
-        (llama, ("hf_quantizer", "quantization_method", "is_quantized")),
-        (llama.config, ("quantization_config",)),
+        (causal_lm, ("hf_quantizer", "quantization_method", "is_quantized")),
+        (causal_lm.config, ("quantization_config",)),
     ):
         for name in names:
             if name in vars(owner):

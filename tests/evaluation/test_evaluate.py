@@ -18,7 +18,7 @@ from pipeline.tables import RECORDS
 from pipeline.training.grid import TrainingError
 from pipeline.training.loop import TrainConfig, train
 from pipeline.training.masks import IGNORE, record_cells
-from pipeline.training.model import MultistreamLlama
+from pipeline.training.model import MultistreamModel
 from pipeline.training.packing import make_pack
 from tests.evaluation.test_latency import record_row
 from tests.training.synthetic_grids import (
@@ -97,10 +97,10 @@ def test_the_report_says_what_was_measured(evaluated: tuple[EvaluationResult, Pa
 
 
 def test_held_out_losses_are_the_sums_by_hand() -> None:
-    model = MultistreamLlama(tiny_llama(), ("assistant", "user")).eval()
+    model = MultistreamModel(tiny_llama(), ("assistant", "user")).eval()
     records = [*echo_grids(3), make_grid([(2, 1, 7, 3), (0, 0, 1, 1)], 6, (USER, THOUGHT), id="other")]
     result = held_out(
-        MultistreamLlama(tiny_llama(), ("assistant", "thought", "user")), records, METADATA, mask="strict", max_cells=40
+        MultistreamModel(tiny_llama(), ("assistant", "thought", "user")), records, METADATA, mask="strict", max_cells=40
     )
     text, silence, onset_right = 0.0, 0.0, 0
     for grid in records:

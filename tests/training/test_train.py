@@ -15,7 +15,7 @@ from pipeline.training.grid import TokenGrid, TrainingError
 from pipeline.training.loop import StepLog, TrainConfig, shuffled, train
 from pipeline.training.loss import combine, loss_sums, pack_loss_sums
 from pipeline.training.masks import IGNORE, Cells, record_cells
-from pipeline.training.model import MultistreamLlama, load_checkpoint, read_checkpoint
+from pipeline.training.model import MultistreamModel, load_checkpoint, read_checkpoint
 from pipeline.training.packing import make_pack
 from tests.training.synthetic_grids import (
     METADATA,
@@ -44,7 +44,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_the_loss_at_rate_1_is_the_mean_of_each_kind_by_hand() -> None:
-    model = MultistreamLlama(tiny_llama(), ("user", "assistant")).eval()
+    model = MultistreamModel(tiny_llama(), ("user", "assistant")).eval()
     (cells,) = record_cells(echo_grids(1)[0], METADATA, silence_rate=1.0)
     pack = make_pack([cells], model.role_index, "same_row")
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_sampled_silence_loss_is_unbiased() -> None:
 @settings(max_examples=10, deadline=None)
 @given(grids())
 def test_a_split_record_has_the_loss_of_the_whole(grid: TokenGrid) -> None:
-    model = MultistreamLlama(tiny_llama(), ("role0", "role1")).eval()
+    model = MultistreamModel(tiny_llama(), ("role0", "role1")).eval()
     whole = record_cells(grid, METADATA)
     pieces = record_cells(grid, METADATA, max_cells=max(len(grid.token_ids) + 4, 8))
 

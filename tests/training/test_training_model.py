@@ -12,7 +12,7 @@ from pipeline.training.grid import Stream, TokenGrid, TrainingError
 from pipeline.training.masks import Cells, MaskKind, record_cells
 from pipeline.training.model import (
     Checkpoint,
-    MultistreamLlama,
+    MultistreamModel,
     check_vocabulary,
     load_base,
     load_checkpoint,
@@ -27,9 +27,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def model() -> MultistreamLlama:
+def model() -> MultistreamModel:
     """A random model whose stream embeddings are not zero."""
-    model = MultistreamLlama(tiny_llama(), ROLES)
+    model = MultistreamModel(tiny_llama(), ROLES)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for table in (model.streams.role, model.streams.slot):
@@ -44,7 +44,7 @@ def spoken_only(cells: Cells) -> Cells:
     return replace(cells, **kept)
 
 
-def pack_logits(model: MultistreamLlama, pack: Pack) -> torch.Tensor:
+def pack_logits(model: MultistreamModel, pack: Pack) -> torch.Tensor:
     with torch.no_grad():
         return model.logits(model.hidden(pack))
 
@@ -53,7 +53,7 @@ MODEL = settings(max_examples=15, deadline=None)
 
 
 @pytest.mark.parametrize("mask", ["same_row", "strict"])
-def test_silent_cells_change_no_other_cell(model: MultistreamLlama, mask: MaskKind) -> None:
+def test_silent_cells_change_no_other_cell(model: MultistreamModel, mask: MaskKind) -> None:
     @MODEL
     @given(grids())
     def check(grid: TokenGrid) -> None:
@@ -66,7 +66,7 @@ def test_silent_cells_change_no_other_cell(model: MultistreamLlama, mask: MaskKi
 
 
 @pytest.mark.parametrize("mask", ["same_row", "strict"])
-def test_packed_logits_are_unpacked_logits(model: MultistreamLlama, mask: MaskKind) -> None:
+def test_packed_logits_are_unpacked_logits(model: MultistreamModel, mask: MaskKind) -> None:
     @MODEL
     @given(grids(), grids())
     def check(first: TokenGrid, second: TokenGrid) -> None:
@@ -81,7 +81,7 @@ def test_packed_logits_are_unpacked_logits(model: MultistreamLlama, mask: MaskKi
     check()
 
 
-def test_a_cell_is_its_token_plus_its_role_and_slot_and_bos_has_neither(model: MultistreamLlama) -> None:
+def test_a_cell_is_its_token_plus_its_role_and_slot_and_bos_has_neither(model: MultistreamModel) -> None:
     streams = [Stream(f"tool/{slot}", role, slot, "output") for role, slot in (("role1", 0), ("role1", 7), ("new", 7))]
     (cells,) = record_cells(make_grid([(0, stream, 3, 1) for stream in range(3)], 1, streams), METADATA)
     pack = make_pack([cells], model.role_index, "same_row", pad_to=len(cells) + 1)
@@ -92,7 +92,7 @@ def test_a_cell_is_its_token_plus_its_role_and_slot_and_bos_has_neither(model: M
 
 
 @pytest.mark.parametrize("mask", ["same_row", "strict"])
-def test_no_query_hears_the_future(model: MultistreamLlama, mask: MaskKind) -> None:
+def test_no_query_hears_the_future(model: MultistreamModel, mask: MaskKind) -> None:
     """A changed token changes the logits of later rows and its own; under same_row also the other cells' of its row."""
     cells = [(row, stream, row + stream, 1) for row in range(5) for stream in range(2)]
     changed = [(row, stream, 9 if (row, stream) == (3, 0) else token, 1) for row, stream, token, _ in cells]
@@ -105,7 +105,7 @@ def test_no_query_hears_the_future(model: MultistreamLlama, mask: MaskKind) -> N
 
 def test_an_untrained_model_is_the_base_model_on_one_causal_stream() -> None:
     llama = tiny_llama()
-    fresh = MultistreamLlama(llama, ROLES).eval()
+    fresh = MultistreamModel(llama, ROLES).eval()
     (grid,) = echo_grids(1)
     user_only = replace(
         grid, **{name: getattr(grid, name)[:4] for name in ("token_ids", "token_rows", "token_streams", "token_loss")}
@@ -137,7 +137,7 @@ def test_records_beyond_the_budget_are_counted() -> None:
     assert (counters.records, counters.over_budget, counters.over_budget_ids) == (3, 1, ["long"])
 
 
-def test_a_checkpoint_round_trip_keeps_weights_and_description(tmp_path: Path, model: MultistreamLlama) -> None:
+def test_a_checkpoint_round_trip_keeps_weights_and_description(tmp_path: Path, model: MultistreamModel) -> None:
     described = Checkpoint(ROLES, METADATA, "strict", "/models/base", {"steps": 3})
     save_checkpoint(tmp_path, model, described)
     assert read_checkpoint(tmp_path) == described
@@ -146,7 +146,7 @@ def test_a_checkpoint_round_trip_keeps_weights_and_description(tmp_path: Path, m
         torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def test_roles_unseen_in_training_get_zero_embeddings(tmp_path: Path, model: MultistreamLlama) -> None:
+def test_roles_unseen_in_training_get_zero_embeddings(tmp_path: Path, model: MultistreamModel) -> None:
     save_checkpoint(tmp_path, model, Checkpoint(ROLES, METADATA, "same_row", "/models/base", {}))
     loaded = load_checkpoint(tmp_path, CPU, extra_roles=["tool"])
     assert loaded.roles == (*ROLES, "tool")
@@ -162,7 +162,7 @@ def test_a_directory_that_is_no_checkpoint_or_model_is_an_error(tmp_path: Path) 
     with pytest.raises(TrainingError, match="no model directory"):
         load_base(tmp_path / "absent", ROLES, CPU)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(TrainingError, match="gpt2 model, not a llama"):
+    with pytest.raises(TrainingError, match="gpt2 model, none of llama, mistral"):
         load_base(tmp_path, ROLES, CPU)
 
 
@@ -179,7 +179,7 @@ def test_token_ids_beyond_the_embedding_are_an_error(tmp_path: Path) -> None:
 
 
 def test_records_of_more_rows_than_the_model_has_positions_are_counted() -> None:
-    assert MultistreamLlama(tiny_llama(max_positions=12), ROLES).max_rows == 11
+    assert MultistreamModel(tiny_llama(max_positions=12), ROLES).max_rows == 11
     counters = PackCounters()
     records = [*echo_grids(1), make_grid([(10, 1, 1, 1)], 11, id="short")]
     (pack,) = pack_grids(records, METADATA, {}, mask="same_row", max_cells=64, max_rows=11, counters=counters)
