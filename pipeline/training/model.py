@@ -5,7 +5,7 @@ zero, so that an untrained model is the base model.
 
 Llama is the model that this is made for; Mistral, Qwen2 and Qwen3 have the same form and run the same way.
 
-A checkpoint directory holds the model as transformers saves it (``config.json``, safetensors),
+A checkpoint directory holds the model as transformers saves it (``config.json``, with ``stream_roles``; safetensors),
 ``stream_embedding.safetensors`` (``role`` [roles + 1, H], ``slot`` [257, H]; row 0, of BOS, stays zero) and
 ``multistream.json`` (roles, the data's ``token_grid`` metadata, mask, base model, training settings).
 """
@@ -192,6 +192,7 @@ def check_vocabulary(metadata: GridMetadata, model: MultistreamModel) -> None:
 
 def save_checkpoint(directory: Path, model: MultistreamModel, checkpoint: Checkpoint) -> None:
     """Write a checkpoint into an existing directory (see the module's docstring for its files)."""
+    model.causal_lm.config.stream_roles = list(checkpoint.roles)
     model.causal_lm.save_pretrained(directory)
     save_file(
         {"role": model.streams.role.weight.detach().cpu(), "slot": model.streams.slot.weight.detach().cpu()},
