@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +62,8 @@ def load(directory: Path, attention: Attention = "sdpa") -> MultistreamModel:
 
 
 @pytest.fixture(scope="module", params=MODEL_TYPES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield save_tiny(tmp_path_factory.mktemp("tiny"), request.param)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny"), request.param)
 
 
 @pytest.mark.parametrize("mask", MASK_KINDS)
