@@ -14,7 +14,13 @@ import typer
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Commands whose examples need a model's training, a server or the Hub: they have tests of their own.
-ELSEWHERE = {"build": "the demo", "train": "tests/training", "evaluate": "tests/evaluation", "deploy": "tests/flows"}
+ELSEWHERE = {
+    "build": "the demo",
+    "train": "tests/training",
+    "evaluate": "tests/evaluation",
+    "chat": "tests/decoding",
+    "deploy": "tests/flows",
+}
 
 
 def commands() -> dict[str, str]:
