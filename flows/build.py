@@ -30,6 +30,7 @@ from pipeline.build import (
     check_gate,
     check_sections,
     convert_config,
+    run_control,
     run_dataset,
     run_evaluate,
     run_ingest,
@@ -191,6 +192,7 @@ ingest = stage_task(folders.INGEST, run_ingest)
 synthesize = stage_task(folders.SYNTH, run_synthesize)
 dataset = stage_task(folders.DATASET, run_dataset)
 train = stage_task("train", run_train)
+control = stage_task("control", run_control)
 evaluate = stage_task("evaluate", run_evaluate)
 
 
@@ -221,7 +223,8 @@ def run_stages(config: BuildConfig, base: Path, out: Path, fresh: bool, workers:
         inputs.append(written)
     made = dataset(config, out, inputs, fresh, watcher)
     if config.train is not None and (checkpoint := train(config, out, made, fresh, watcher)) is not None:
-        report = evaluate(config, out, made, checkpoint, fresh, watcher)
+        permuted = control(config, out, made, fresh, watcher)
+        report = evaluate(config, out, made, checkpoint, permuted, fresh, watcher)
         publish_report(report)
         check_gate(report)
 

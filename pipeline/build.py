@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline import folders
 from pipeline.config import BuildConfig, ConfigError, SourceConfig, parse_config
@@ -14,6 +14,9 @@ from pipeline.errors import PipelineError
 from pipeline.manifest import Manifest, Result, read_manifest
 from pipeline.shards import ShuffleConfig
 from pipeline.stages.ingest import IngestConfig, InputSource, ingest_stage
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.evaluate import EvaluateConfig
 
 
 class GateError(PipelineError):
@@ -105,9 +108,16 @@ def run_synthesize(config: BuildConfig, base: Path, out: Path, fresh: bool, watc
         return None
     from synth.config import SynthConfig
     from synth.errors import SynthError
-    from synth.stage import synthesize_stage
+    from synth.stage import ResumeError, State, synthesize_stage
 
     watcher.stage(folders.SYNTH)
+    told = 0
+
+    def progress(state: State) -> None:
+        nonlocal told
+        watcher.progress(state.done - told, "dialogues")
+        told = state.done
+
     settings = parse_config({"seed": config.seed, **config.synth}, "synth", SynthConfig)
     try:
         result = synthesize_stage(
@@ -117,8 +127,10 @@ def run_synthesize(config: BuildConfig, base: Path, out: Path, fresh: bool, watc
             config.convert.lag,
             base,
             fresh,
-            progress=lambda state: watcher.progress(state.done, "dialogues"),
+            progress=progress,
         )
+    except ResumeError as error:
+        result = error.result  # whole, and its report says what can be asked for again; the server may be off by now
     except SynthError as error:
         raise PipelineError(str(error)) from error
     watcher.finished(result)
@@ -140,35 +152,46 @@ def run_dataset(config: BuildConfig, out: Path, inputs: Sequence[Result], fresh:
 
 def run_train(config: BuildConfig, out: Path, dataset: Result, fresh: bool, watcher: Watcher) -> Result | None:
     """Stage 5: fine-tuning on the train split; None if the configuration asks for none."""
-    if config.train is None:
+    return None if config.train is None else _train(config, out, folders.CHECKPOINT, dataset, fresh, watcher)
+
+
+def run_control(config: BuildConfig, out: Path, dataset: Result, fresh: bool, watcher: Watcher) -> Result | None:
+    """Stage 6: the same training on permuted inputs; None unless ``evaluate.control`` is true."""
+    if config.train is None or (config.evaluate or {}).get("control") is not True:
         return None
+    return _train(config, out, folders.CONTROL, dataset, fresh, watcher, shuffle_inputs=True)
+
+
+def _train(
+    config: BuildConfig, out: Path, folder: str, dataset: Result, fresh: bool, watcher: Watcher, **changes: bool
+) -> Result:
     from pipeline.stages.train import train_stage
     from pipeline.training.loop import TrainConfig
 
-    watcher.stage(folders.CHECKPOINT)
-    values = dict(config.train)
+    watcher.stage(folder)
+    values = dict(config.train or {})
     model = values.pop("model", "smollm2")
-    settings = section(values, "train", TrainConfig, seed=config.seed)
-    result = train_stage(
-        dataset, model, out / folders.CHECKPOINT, settings, fresh, lambda step: watcher.progress(1, str(step))
-    )
+    settings = section({**values, **changes}, "train", TrainConfig, seed=config.seed)
+    result = train_stage(dataset, model, out / folder, settings, fresh, lambda step: watcher.progress(1, str(step)))
     watcher.finished(result)
     return result
 
 
 def run_evaluate(
-    config: BuildConfig, out: Path, dataset: Result, checkpoint: Result, fresh: bool, watcher: Watcher
+    config: BuildConfig,
+    out: Path,
+    dataset: Result,
+    checkpoint: Result,
+    control: Result | None,
+    fresh: bool,
+    watcher: Watcher,
 ) -> Result:
-    """Stage 6: spot-evaluation on the test split and its report. Raises GateError if the gate fails."""
+    """Stage 7: spot-evaluation on the test split and its report. Raises GateError if the gate fails."""
     from pipeline.card import write_card
-    from pipeline.evaluation.evaluate import EvaluateConfig
-    from pipeline.evaluation.gate import GateConfig
     from pipeline.stages.evaluate import evaluate_stage
 
     watcher.stage(folders.REPORT)
-    values = dict(config.evaluate or {})
-    gate = section(values.pop("gate", None), "evaluate.gate", GateConfig)
-    settings = section(values, "evaluate", EvaluateConfig, gate=gate)
+    settings = evaluate_config(config, control)
     model = (config.train or {}).get("model", "smollm2")
     result = evaluate_stage(
         dataset, checkpoint, model, out / folders.REPORT, settings, fresh, lambda p, n, t: watcher.progress(n, p)
@@ -176,6 +199,21 @@ def run_evaluate(
     write_card(out, config.title or config.name)
     watcher.finished(result)
     return result
+
+
+def evaluate_config(config: BuildConfig, control: Result | None = None) -> EvaluateConfig:
+    """The ``evaluate`` section; its ``control`` is true (the build trains one) or a checkpoint. Raises ConfigError."""
+    from pipeline.evaluation.evaluate import EvaluateConfig
+    from pipeline.evaluation.gate import GateConfig
+
+    values = dict(config.evaluate or {})
+    gate = section(values.pop("gate", None), "evaluate.gate", GateConfig)
+    named = values.pop("control", None)
+    if isinstance(named, bool) or named is None:
+        place = control.directory if control is not None else None
+    else:
+        place = Path(str(named))
+    return cast(EvaluateConfig, section({**values, "control": place}, "evaluate", EvaluateConfig, gate=gate))
 
 
 def check_gate(report: Result) -> None:
@@ -192,15 +230,11 @@ def check_sections(config: BuildConfig) -> None:
 
         parse_config({"seed": config.seed, **config.synth}, "synth", SynthConfig)
     if config.train is not None:
-        from pipeline.evaluation.evaluate import EvaluateConfig
-        from pipeline.evaluation.gate import GateConfig
         from pipeline.training.loop import TrainConfig
 
         values = {k: v for k, v in config.train.items() if k != "model"}
         section(values, "train", TrainConfig, seed=config.seed)
-        evaluation = dict(config.evaluate or {})
-        section(evaluation.pop("gate", None), "evaluate.gate", GateConfig)
-        section(evaluation, "evaluate", EvaluateConfig)
+        evaluate_config(config)
 
 
 def build(
@@ -218,8 +252,9 @@ def build(
     done = [ingest, convert, *([synth] if synth else []), dataset]
     checkpoint = run_train(config, out, dataset, fresh, watcher)
     if checkpoint is not None:
-        report = run_evaluate(config, out, dataset, checkpoint, fresh, watcher)
-        done += [checkpoint, report]
+        control = run_control(config, out, dataset, fresh, watcher)
+        report = run_evaluate(config, out, dataset, checkpoint, control, fresh, watcher)
+        done += [checkpoint, *([control] if control else []), report]
         check_gate(report)
     return BuildResult(out, tuple(done))
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline import strict_yaml
 from pipeline.alignment import AlignmentError, parse_align_spec
 from pipeline.errors import ConfigError as ConfigError
 
@@ -132,7 +133,7 @@ def source_of(argument: str) -> dict[str, Any]:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
     """Reads a YAML configuration; ``overrides`` are ``key.sub=value`` with YAML values. Raises ConfigError."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = strict_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -157,7 +158,7 @@ def _set(value: dict[str, Any], override: str) -> None:
         if not isinstance(value, dict):
             raise ConfigError(f"--set {override!r}: {parent} is not a section")
     try:
-        value[last] = yaml.safe_load(text)
+        value[last] = strict_yaml.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: {' '.join(str(error).split())}") from error
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
-INGEST, CONVERT, SYNTH, DATASET, CHECKPOINT, REPORT = "ingest", "convert", "synth", "dataset", "checkpoint", "report"
+INGEST, CONVERT, SYNTH, DATASET = "ingest", "convert", "synth", "dataset"
+CHECKPOINT, CONTROL, REPORT = "checkpoint", "control", "report"
 
 #: The stages of a build in their order, by folder.
-STAGES = (INGEST, CONVERT, SYNTH, DATASET, CHECKPOINT, REPORT)
+STAGES = (INGEST, CONVERT, SYNTH, DATASET, CHECKPOINT, CONTROL, REPORT)
 
 
 #: The split of the conversations without any answer: text only, never trained on.

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    HttpUrl,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from synth.scenarios import Scenario
 
@@ -36,12 +46,13 @@ class OpenAIOptions(_Strict):
     ``url`` ends in ``/v1``. ``api_key_env``: the environment variable that holds the key. ``concurrency``: requests in
     flight at once. A request is asked again up to ``retries`` times, after ``backoff`` seconds and twice as many each time
     (with jitter, and at least what the server asks for), where it ran into ``timeout`` seconds, a connection error, 408, 409,
-    429 or 5xx. After ``give_up`` requests in a row that failed for good the server counts as gone, and the run stops.
+    429 or 5xx. One that failed for good although the server is there gives up its dialogue (``aborted``); after ``give_up``
+    such requests in a row the server counts as gone, and the run stops.
     ``structured``: how a JSON Schema is sent (``response_format``, vLLM's ``structured_outputs``, or not at all).
     """
 
     kind: Literal["openai"]
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: Annotated[str, Field(pattern=r"^https?://[!-~]+$")]
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: Annotated[int, Field(ge=1)] = 64
     timeout: Annotated[float, Field(gt=0)] = 120.0
@@ -49,6 +60,15 @@ class OpenAIOptions(_Strict):
     backoff: Annotated[float, Field(gt=0)] = 0.5
     give_up: Annotated[int, Field(ge=1)] = 3
     structured: Literal["response_format", "structured_outputs", "none"] = "response_format"
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        try:
+            HttpUrl(value)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"]) from error
+        return value
 
 
 def _kind(value: Any) -> str:
@@ -58,6 +78,16 @@ def _kind(value: Any) -> str:
 
 EngineOptions = Annotated[
     Annotated[VllmOptions, Tag("vllm")] | Annotated[OpenAIOptions, Tag("openai")], Discriminator(_kind)
+]
+
+
+def _source(value: Any) -> str:
+    return "path" if isinstance(value, str) else "inline"
+
+
+ScenarioSource = Annotated[
+    Annotated[str, Tag("path")] | Annotated[Scenario, Tag("inline")],
+    Discriminator(_source),
 ]
 
 
@@ -126,11 +156,11 @@ class SynthConfig(_Strict):
     What comes back is accepted or rejected, never asked for again. ``model``: ``smollm2`` (packaged), a model directory, a Hub
     id, or the endpoint's name for it. ``batch_size``: dialogues that are open at once, which also bounds memory.
     ``max_tokens``: of one answer. ``judge``: no judge if None. ``cache``: keep every answer, so that a run that was broken off
-    asks nothing twice.
+    asks nothing twice. ``max_rejected_fraction``: a run of which more is rejected is an error; None: any share may be.
     """
 
     generator: Literal["table", "concurrent", "teacher"] = "table"
-    scenarios: list[str | Scenario] = []
+    scenarios: list[ScenarioSource] = []
     conversations: list[str] = []
     samples: Annotated[int, Field(ge=1)] | None = None
     model: Annotated[str, Field(min_length=1)] = "smollm2"
@@ -146,6 +176,7 @@ class SynthConfig(_Strict):
     judge: JudgeOptions | None = None
     diversity: DiversityOptions = DiversityOptions()
     cache: bool = True
+    max_rejected_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _has_material(self) -> Self:

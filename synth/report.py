@@ -17,11 +17,13 @@ def summary(manifest: Manifest) -> list[str]:
     c, notes = manifest.counters, manifest.notes
     lines = [
         f"acceptance {c['acceptance']:.1%}, {c['completion_tokens']:,} tokens written in {c['requests']:,} requests, "
-        f"{c['tokens_per_second']} tokens/s, {c['prefix_hit_rate']:.0%} of prompt tokens kept from before"
+        f"{_speed(c['tokens_per_second'])}, {c['prefix_hit_rate']:.0%} of prompt tokens kept from before"
     ]
     engine = notes.get("engine", {})
     if kept := engine.get("from_cache"):
         lines.append(f"{kept:,} answers were there from before, {engine.get('asked', 0):,} were asked for")
+    if again := notes.get("resumable"):
+        lines.append(f"{again:,} dialogues were refused or given up by the engine: run again to ask for them once more")
     lines.extend(_latencies(notes.get("latency", {})))
     distinct = notes.get("diversity", {}).get("distinct", {})
     if shares := ", ".join(f"distinct-{n} {share:.2f}" for n, share in distinct.items() if share is not None):
@@ -52,6 +54,10 @@ def report_of(result: Result) -> str:
     lines += [f"| {code} | {count:,} |" for code, count in reasons]
     coverage = result.manifest.notes.get("coverage")
     return "\n".join(lines) + "\n" + (f"\n{Coverage.from_json(coverage).to_markdown()}" if coverage else "")
+
+
+def _speed(tokens_per_second: float | None) -> str:
+    return "nothing asked anew" if tokens_per_second is None else f"{tokens_per_second} tokens/s"
 
 
 def _latencies(latency: dict[str, Any]) -> Iterator[str]:

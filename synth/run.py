@@ -19,13 +19,14 @@ Watch = Callable[["Usage"], None]
 
 @dataclass(slots=True)
 class Usage:
-    """What a run has asked and got: ``requests`` and their tokens; ``seconds`` in the engine; dialogues ``open`` and
-    ``finished``."""
+    """What a run has asked and got: ``requests`` and their tokens; ``new_tokens``, those of completions that were not there
+    from before; ``seconds`` in the engine; dialogues ``open`` and ``finished``."""
 
     requests: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    new_tokens: int = 0
     seconds: float = 0.0
     open: int = 0
     finished: int = 0
@@ -36,7 +37,13 @@ class Usage:
         self.prompt_tokens += sum(c.prompt_tokens for c in completions)
         self.cached_tokens += sum(c.cached_tokens for c in completions)
         self.completion_tokens += sum(c.completion_tokens for c in completions)
+        self.new_tokens += sum(c.completion_tokens for c in completions if not c.stored)
         self.seconds += seconds
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens of new completions per second in the engine; None where nothing was new."""
+        return self.new_tokens / self.seconds if self.new_tokens and self.seconds else None
 
 
 @dataclass(slots=True)

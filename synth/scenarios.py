@@ -11,11 +11,14 @@ import regex
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from pipeline import strict_yaml
 from pipeline.timeline import Stream
 from synth.errors import SynthError
 from synth.patterns import PATTERNS
 
 SILENCE = "-"
+#: What may not be said twice is told apart by these: words for every row and stream of a score.
+_STAND_IN = "r{row}s{stream}"
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\n]+$")]
 StreamName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(/[0-9]+)?$", max_length=32)]
@@ -203,7 +206,49 @@ class Scenario(_Strict):
         for number, row in enumerate(self.example, 1):
             if len(row) != len(names):
                 raise ValueError(f"example row {number} has {len(row)} cells for {len(names)} streams")
+        if self.example and not self.rows.min <= len(self.example) <= self.rows.max:
+            raise ValueError(f"example has {len(self.example)} rows, a number outside of rows")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_accepted(self) -> Self:
+        """The example passes what a table has to pass, and so does some text for every score."""
+        from synth.checks import TextError
+        from synth.scene_checks import check_results, check_scene, read_cell
+
+        try:
+            place = "the example"
+            if self.example:
+                check_results(
+                    check_scene(
+                        self,
+                        [
+                            [
+                                read_cell(self, i, cell, f"row {number} {self.streams[i].name}")
+                                for i, cell in enumerate(row)
+                            ]
+                            for number, row in enumerate(self.example, 1)
+                        ],
+                    )
+                )
+            for number, score in enumerate(self.scores, 1):
+                place = f"score {number}"
+                check_scene(self, self._stand_in(score))
+        except TextError as error:
+            raise ValueError(f"{place} can never be accepted, {error.code}: {error}") from error
+        return self
+
+    def _stand_in(self, score: Mapping[str, str]) -> list[list[str | None]]:
+        """Rows in which everybody speaks when the score has it, and nobody says what another does."""
+        call = f"{self.tools[0].name if self.tools else 'find'} "
+        tracks = [(("", call)[stream.role == "call"], score[stream.name]) for stream in self.streams]
+        return [
+            [
+                f"{name}{_STAND_IN.format(row=row, stream=i)}" if track[row] != SILENCE else None
+                for i, (name, track) in enumerate(tracks)
+            ]
+            for row in range(len(tracks[0][1]))
+        ]
 
     def subjects(self) -> tuple[tuple[str, str], ...]:
         """All (domain, topic) in the order of the file; the domain of ``topics`` is the empty string."""
@@ -293,7 +338,7 @@ def _picked_tools(path: Path, wanted: Any, shared: _Shared) -> Any:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return strict_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SynthError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
 
@@ -307,7 +352,8 @@ def _validated(path: Path, model: type[_Model], content: Any) -> _Model:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise SynthError(f"{path}: {place}: {' '.join(first['msg'].split())}") from error
+        message = " ".join(first["msg"].removeprefix("Value error, ").split())
+        raise SynthError(f"{path}: {place}: {message}") from error
 
 
 def load_scenarios(sources: Sequence[str | Scenario]) -> tuple[Scenario, ...]:

@@ -1,7 +1,8 @@
 """The synthesize stage: dialogues become records and token grids, or reject rows with what had been written.
 
 A run that was broken off is run again: every answer was stored when it came (``answers.sqlite``), so the same dialogues are
-made of the same answers, and only what was not answered is asked.
+made of the same answers, and only what was not answered is asked. So is a run that has ended, where the engine refused
+requests or gave them up that it may answer another time.
 """
 
 from __future__ import annotations
@@ -21,15 +22,27 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.claim import claimed
-from pipeline.manifest import Output, Result, balance, output_of, publish_text, run_stage
+from pipeline.errors import PipelineError
+from pipeline.manifest import (
+    Output,
+    Result,
+    balance,
+    damaged,
+    fingerprint,
+    output_of,
+    publish_text,
+    read_manifest,
+    run_stage,
+    write_manifest,
+)
 from pipeline.records import Clock, token_grid_metadata
 from pipeline.shards import TableWriter
 from pipeline.tables import RECORDS, REJECTS, TOKENS
 from pipeline.tokenization import load_tokenizer, metadata
-from synth.config import SynthConfig
+from synth.config import EngineOptions, SynthConfig, VllmOptions
 from synth.coverage import Coverage
 from synth.diversity import Diversity
-from synth.engines import Engine
+from synth.engines import Completion, Engine
 from synth.engines.open import open_engine
 from synth.errors import SynthError
 from synth.finish import STAGE, Finisher
@@ -38,25 +51,41 @@ from synth.generators.concurrent import Concurrent
 from synth.generators.table import Tables
 from synth.generators.teacher import Teacher
 from synth.material import Material, read_material
+from synth.models import weights
 from synth.run import Usage, outcomes
 from synth.scenarios import Scenario, load_scenarios
 
 VERSION = 2
 CACHE = "answers.sqlite"
+JUDGE_CACHE = f"judge-{CACHE}"
+#: What SQLite may leave beside a file.
+_BESIDE = ("", "-wal", "-shm", "-journal")
 COVERAGE = "coverage.md"
 #: What is read of conversations, while a run lasts.
 MATERIAL = ".material"
 #: So many dialogues are finished together, whatever the batch size: files depend on it.
 _BATCH = 16
+#: Reasons to reject that are about the engine, not about what was written.
+_NOT_ANSWERED = ("refused", "aborted")
+
+
+class ResumeError(SynthError):
+    """What the engine had refused or given up could not be asked again. ``result``: the run that ended before, still whole."""
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 @dataclass(slots=True)
 class State:
-    """Where a run stands. ``asked``: dialogues in all; ``accepted`` and ``rejected`` (by reason) of those finished."""
+    """Where a run stands. ``asked``: dialogues in all; ``accepted`` and ``rejected`` (by reason) of those finished;
+    ``unanswered``: why the engine last refused a request or gave it up."""
 
     asked: int
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    unanswered: str = ""
     usage: Usage = field(default_factory=Usage)
     engine: Engine | None = None
 
@@ -106,17 +135,27 @@ def synthesize_stage(
     """Writes ``records-00000``, ``tokens-*-00000`` and ``rejects-00000.parquet``. Requested = accepted + rejected.
 
     ``base``: what relative paths are relative to. ``engine``: asked instead of the one that the configuration names. With
-    ``fresh`` nothing that was answered before is used.
+    ``fresh`` nothing that was answered before is used. The note ``resumable`` counts dialogues that were rejected for
+    requests which the engine may answer another time; while there are any, the same run is not skipped but resumed.
 
     Raises:
         SynthError: no engine can run, or it cannot go on; what was answered is kept.
-        PipelineError: another run writes to ``directory``.
+        ResumeError: so it is, and what the run had come to before is still there.
+        PipelineError: another run writes to ``directory``; no request was answered; more than ``max_rejected_fraction`` of
+            the dialogues were rejected.
     """
     with claimed(directory):
-        if fresh:
-            for path in directory.glob(f"*{CACHE}*"):
-                path.unlink()
         return _synthesize(config, directory, tokenizer, lag, base, fresh, engine, progress, on_load)
+
+
+def judge_engine(config: SynthConfig) -> tuple[str, EngineOptions]:
+    """The judge's model, and the engine's options for it. The writer's adapter is made for the writer's model alone."""
+    if config.judge is None or (config.judge.model is None and config.judge.engine is None):
+        return config.model, config.engine
+    options = config.judge.engine or config.engine
+    if config.judge.model is not None and config.judge.engine is None and isinstance(options, VllmOptions):
+        options = options.model_copy(update={"lora": None})
+    return config.judge.model or config.model, options
 
 
 def _synthesize(
@@ -139,8 +178,9 @@ def _synthesize(
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(material.left_out.items())) or "they are empty"
         raise SynthError(f"no conversation with an answer in {', '.join(config.conversations)}: {why}")
     settings = {
-        **config.model_dump(mode="json", exclude={"scenarios", "conversations", "batch_size", "engine", "cache"}),
-        "engine": _engine_settings(config.engine),
+        **config.model_dump(mode="json", exclude=_NO_SETTINGS),
+        "engine": _engine_settings(config.model, config.engine),
+        "judge": _judge_settings(config),
         "scenarios": [s.model_dump(mode="json") for s in scenarios],
         "tokenizer": metadata(loaded_tokenizer),
         "lag": lag,
@@ -149,6 +189,8 @@ def _synthesize(
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         with ExitStack() as stack:
             cache = directory / CACHE if config.cache else None
+            if fresh:
+                _forget(directory)
             writer, critic = engine, engine
             if writer is None:
                 if on_load:
@@ -158,28 +200,80 @@ def _synthesize(
                 )
                 critic = writer
                 if config.judge is not None and (config.judge.model or config.judge.engine):
-                    critic = stack.enter_context(
-                        open_engine(
-                            config.judge.model or config.model,
-                            config.judge.engine or config.engine,
-                            config.batch_size,
-                            config.seed,
-                            cache.with_name(f"judge-{CACHE}") if cache else None,
-                        )
-                    )
+                    model, options = judge_engine(config)
+                    kept = directory / JUDGE_CACHE if cache else None
+                    critic = stack.enter_context(open_engine(model, options, config.batch_size, config.seed, kept))
             return _Run(resolved, directory, clock, scenarios, material).write(writer, critic, progress)
 
     inputs = material.inputs if material is not None else {}
-    result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
+    there = read_manifest(directory)
+    again = not fresh and there is not None and bool(there.notes.get("resumable"))
+    try:
+        result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh or again)
+    except SynthError as error:
+        wanted = fingerprint(STAGE, VERSION, settings, inputs)
+        if there is None or not again or there.fingerprint != wanted or damaged(directory, there.outputs):
+            raise
+        write_manifest(directory, there)
+        many = f"{there.notes['resumable']:,} dialogues that were refused or given up could not be asked for again"
+        raise ResumeError(f"{many}: {error}", Result(directory, there, skipped=True)) from error
+    if result.skipped:
+        _refuse_too_many(result.manifest.counters, config.max_rejected_fraction)
     if config.conversations:
         shutil.rmtree(directory / MATERIAL)
     return result
 
 
-def _engine_settings(options: Any) -> dict[str, Any]:
-    """What of an engine's options the answers may depend on."""
+#: Of a configuration, what no record depends on, or what stands in the settings in another form.
+_NO_SETTINGS = {
+    "scenarios", "conversations", "batch_size", "engine", "judge", "cache", "max_rejected_fraction",
+}  # fmt: skip
+
+
+def _engine_settings(model: str, options: EngineOptions) -> dict[str, Any]:
+    """What of an engine's options the answers may depend on, and which weights these are where they lie in a folder here."""
     chosen = {"kind", "dtype", "lora", "structured", "max_model_len"}
-    return {k: v for k, v in options.model_dump(mode="json").items() if k in chosen}
+    settings = {k: v for k, v in options.model_dump(mode="json").items() if k in chosen}
+    if isinstance(options, VllmOptions):
+        folders = {"weights": model, "adapter": options.lora}
+        settings |= {k: weights(name) for k, name in folders.items() if name and Path(name).expanduser().is_dir()}
+    return settings
+
+
+def _judge_settings(config: SynthConfig) -> dict[str, Any] | None:
+    if config.judge is None:
+        return None
+    model, options = judge_engine(config)
+    return config.judge.model_dump(mode="json") | {"model": model, "engine": _engine_settings(model, options)}
+
+
+def _forget(directory: Path) -> None:
+    """Removes the answers that earlier runs kept."""
+    for name in (CACHE, JUDGE_CACHE):
+        for ending in _BESIDE:
+            (directory / f"{name}{ending}").unlink(missing_ok=True)
+
+
+def _may_answer(reason: str, options: EngineOptions) -> bool:
+    """Whether another run may have an answer where this one was rejected. vLLM in process refuses by its settings alone."""
+    return reason == "aborted" or (reason == "refused" and options.kind != "vllm")
+
+
+def _ended(completion: Completion) -> str:
+    """The reason to reject that a completion's end is, if it is one."""
+    end = completion.finish_reason
+    return end if end in ("stop", "length", "refused") else "aborted"
+
+
+def _refuse_too_many(counters: Mapping[str, Any], limit: float | None) -> None:
+    asked, rejected = counters["requested"], counters["rejected"]
+    if limit is None or rejected <= limit * asked:
+        return
+    reasons = ", ".join(f"{count:,} {code}" for code, count in Counter(counters["reject_reasons"]).most_common(5))
+    raise PipelineError(
+        f"{rejected:,} of {asked:,} dialogues were rejected ({reasons}), more than max_rejected_fraction = {limit}; "
+        "see rejects-*.parquet"
+    )
 
 
 class _Run:
@@ -238,10 +332,16 @@ class _Run:
         outputs = [output_of(p, self._directory, pq.read_metadata(p).num_rows) for p in (records, tokens, rejects)]
         balance(STAGE, total=state.asked, accepted=outputs[0].rows or 0, rejected=outputs[2].rows or 0)
         counters = self._counters(state, time.monotonic() - started)
+        if state.asked and sum(state.rejected[reason] for reason in _NOT_ANSWERED) == state.asked:
+            raise PipelineError(
+                f"the engine answered for none of {state.asked:,} dialogues (last: {state.unanswered}): mend what is wrong "
+                "and run again"
+            )
+        _refuse_too_many(counters, self._config.max_rejected_fraction)
         if self._config.generator != "teacher":
             publish_text(self._directory / COVERAGE, self._coverage.to_markdown())
             outputs.append(output_of(self._directory / COVERAGE, self._directory))
-        return outputs, counters, self._notes(finisher, engine, critic)
+        return outputs, counters, self._notes(state, finisher, engine, critic)
 
     def _book(self, batch: Sequence[Outcome], state: State) -> None:
         for one in batch:
@@ -252,6 +352,8 @@ class _Run:
                     self._latency.append(one.labels["teacher"])
             else:
                 state.rejected[one.code] += 1
+                if one.code in _NOT_ANSWERED:
+                    state.unanswered = one.message
             if sample is not None:
                 self._coverage.add(sample, one)
 
@@ -269,11 +371,15 @@ class _Run:
             "prefix_hit_rate": round(usage.cached_tokens / usage.prompt_tokens, 4) if usage.prompt_tokens else 0.0,
             "seconds": round(seconds, 3),
             "engine_seconds": round(usage.seconds, 3),
-            "tokens_per_second": round(usage.completion_tokens / usage.seconds, 2) if usage.seconds else 0.0,
+            "tokens_per_second": None if usage.tokens_per_second is None else round(usage.tokens_per_second, 2),
         }
 
-    def _notes(self, finisher: Finisher, engine: Engine, critic: Engine | None) -> dict[str, Any]:
-        notes: dict[str, Any] = {"engine": engine.describe(), "diversity": self._diversity.report()}
+    def _notes(self, state: State, finisher: Finisher, engine: Engine, critic: Engine | None) -> dict[str, Any]:
+        notes: dict[str, Any] = {
+            "engine": engine.describe(),
+            "diversity": self._diversity.report(),
+            "resumable": self._resumable(state, finisher),
+        }
         if self._config.generator != "teacher":
             notes["coverage"] = self._coverage.to_json()
         else:
@@ -288,6 +394,17 @@ class _Run:
                 "agreement_with_lexical": finisher.agreement.to_json(),
             }
         return notes
+
+    def _resumable(self, state: State, finisher: Finisher) -> int:
+        """Dialogues that were rejected for requests which the engine may answer another time.
+
+        Without kept answers there are none: all others would be asked for again beside them.
+        """
+        if not self._config.cache:
+            return 0
+        _, judging = judge_engine(self._config)
+        unjudged = sum(_may_answer(_ended(completion), judging) for completion in finisher.judge_usage)
+        return unjudged + sum(n for code, n in state.rejected.items() if _may_answer(code, self._config.engine))
 
 
 def _latencies(labels: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -32,7 +32,12 @@ def synth(
     rate: Annotated[
         float | None, typer.Option(help="Tokens per second of the engine, for --dry-run's estimate of the time.")
     ] = None,
-    tokenizer: Annotated[str, typer.Option(help="Tokenizer of the clock.")] = "smollm2",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokenizer of the clock; by default the build's convert.tokenizer, else smollm2.", show_default=False
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Write anew, also if finished.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
@@ -44,8 +49,9 @@ def synth(
     """
     import yaml
 
+    from pipeline import strict_yaml
     from pipeline.cli import console
-    from pipeline.config import ConfigError, parse_config
+    from pipeline.config import BuildConfig, ConfigError, ConvertSection, parse_config
     from pipeline.errors import PipelineError
     from synth.config import SynthConfig
     from synth.errors import SynthError
@@ -53,12 +59,15 @@ def synth(
     from synth.stage import resolve_paths, synthesize_stage
 
     try:
-        value = yaml.safe_load(config.read_text(encoding="utf-8"))
+        value = strict_yaml.load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"configuration {config} cannot be read: {' '.join(str(error).split())}") from error
+    clock = ConvertSection()
     if isinstance(value, dict) and "sources" in value:
-        value = {"seed": value.get("seed", 0), **(value.get("synth") or {})}
+        build: BuildConfig = parse_config(value, str(config))
+        clock, value = build.convert, {"seed": build.seed, **(build.synth or {})}
     settings = parse_config(value, str(config), SynthConfig)
+    tokenizer = tokenizer or clock.tokenizer
     base = config.resolve().parent
     try:
         if dry_run:
@@ -67,7 +76,9 @@ def synth(
             _show_estimate(estimate(resolve_paths(settings, base), tokenizer, rate), as_json)
             return
         with _live() as (progress, on_load):
-            result = synthesize_stage(settings, out, tokenizer, 0, base, fresh, progress=progress, on_load=on_load)
+            result = synthesize_stage(
+                settings, out, tokenizer, clock.lag, base, fresh, progress=progress, on_load=on_load
+            )
     except SynthError as error:
         raise PipelineError(str(error)) from error
     manifest = result.manifest
@@ -124,7 +135,7 @@ def _live() -> Iterator[tuple[Callable[[State], None], Callable[[str], None]]]:
 
         def progress(state: State) -> None:
             usage = state.usage
-            speed = f"{usage.completion_tokens / usage.seconds:,.0f} tokens/s" if usage.seconds else ""
+            speed = f"{usage.tokens_per_second:,.0f} tokens/s" if usage.tokens_per_second else ""
             share = f", {state.accepted / state.done:.0%} accepted" if state.done else ""
             kept = f", {usage.cached_tokens / usage.prompt_tokens:.0%} kept" if usage.prompt_tokens else ""
             common = "".join(f", {n} {code}" for code, n in state.rejected.most_common(3))

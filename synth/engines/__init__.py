@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -35,6 +35,7 @@ class Completion:
 
     ``finish_reason``: ``stop`` is whole, ``length`` was cut off, ``refused`` is a request that the engine would not take
     (``text`` says why), others are failures. ``cached_tokens``: tokens of the prompt whose computation the engine had kept.
+    ``stored``: it was there from before, nobody was asked; says nothing of the answer itself.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    stored: bool = field(default=False, compare=False)
 
 
 class Closing(ABC):

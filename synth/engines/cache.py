@@ -73,7 +73,7 @@ class AnswerCache:
         """The answer that is kept."""
         with self._speaking():
             row = self._open().execute(f"SELECT {_COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Completion(*row)
+        return None if row is None else replace(Completion(*row), stored=True)
 
     def keep(self, key: bytes, completion: Completion) -> Completion:
         """Commits an answer. Gives it back, or the one that was there first."""
@@ -83,7 +83,8 @@ class AnswerCache:
                 f"INSERT INTO answers (key, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (key, *values),
             )
-        return completion if new.rowcount else self.get(key) or completion
+        there = None if new.rowcount else self.get(key)
+        return completion if there is None else replace(there, stored=False)
 
     def __len__(self) -> int:
         with self._speaking():
@@ -187,7 +188,7 @@ class CachedEngine:
                 yield first, completion
                 for place in others:
                     self.from_cache += 1
-                    yield place, completion
+                    yield place, replace(completion, stored=True)
 
     def _ask(self, requests: Sequence[Request]) -> Generator[tuple[int, Completion], None, None]:
         try:

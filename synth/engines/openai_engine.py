@@ -11,6 +11,7 @@ import asyncio
 import os
 import queue
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -18,10 +19,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import openai
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
 
 from synth.config import OpenAIOptions
 from synth.engines import Closing, Completion, Request
@@ -34,26 +36,31 @@ _RETRIED = frozenset({408, 409, 429})
 #: A wait before the next try grows up to so many seconds; a server that asks for more than the second has failed.
 _LONGEST_BACKOFF, _LONGEST_WAIT = 60.0, 600.0
 _REASON_CHARS = 200
+#: Shorter keys are stand-ins (``x``) of servers that want none, and stand in words.
+_SHORTEST_SECRET = 4
+#: More tokens than any server counts: what is above is no count.
+_MOST_TOKENS = 2**31
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NOTE = "every request has its seed; whether the server gives the same answer to it again is the server's affair"
 
 
 class _FailedError(Exception):
-    """A request failed for good. ``hopeless``: so would all others."""
+    """A request failed for good. ``heard``: the server said something to it. ``hopeless``: all others would fail too."""
 
-    def __init__(self, reason: str, hopeless: bool = False) -> None:
+    def __init__(self, reason: str, heard: bool, hopeless: bool = False) -> None:
         super().__init__(reason)
-        self.hopeless = hopeless
+        self.heard, self.hopeless = heard, hopeless
 
 
 @dataclass(slots=True)
 class _Batch:
-    """``room``: for requests in flight, or answered and not yet taken. ``out``: answers, errors, the task at last."""
+    """``room``: for requests in flight, or answered and not yet taken. ``out``: answers, errors, the task at last.
+    ``failed``: places of requests that failed for good."""
 
     requests: Sequence[Request]
     room: asyncio.Semaphore
     out: queue.SimpleQueue[tuple[int, Completion] | SynthError | asyncio.Task[None]]
-    failed: list[str] = field(default_factory=list)
-    in_a_row: int = 0
+    failed: list[tuple[int, _FailedError]] = field(default_factory=list)
 
 
 class OpenAIEngine(Closing):
@@ -61,16 +68,26 @@ class OpenAIEngine(Closing):
 
     At most ``concurrency`` requests are in flight, or answered and not yet taken by who iterates: what a killed process
     may have asked in vain. What is asked again, and when the server counts as gone, is written at ``OpenAIOptions``.
+    The key, and what of the address is secret (a password, a query), is in no message and in nothing that is told.
+
+    Raises:
+        SynthError: the key cannot be one.
     """
 
     def __init__(self, model: str, options: OpenAIOptions) -> None:
         self._model = model
         self._options = options
         address = urlsplit(options.url)
-        self._url = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()  # without a password
+        plain = address._replace(query="", fragment="")
+        query = parse_qsl(address.query, keep_blank_values=True)
+        self._url = plain._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+        key = _key(options.api_key_env)
+        secrets = [key, address.password or "", *(value for _, value in query)]
+        self._secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
         self._client = openai.AsyncOpenAI(
-            base_url=options.url,
-            api_key=os.environ.get(options.api_key_env) or "none",
+            base_url=plain.geturl(),
+            default_query=dict(query),
+            api_key=key or "none",
             max_retries=0,
             timeout=None,
         )
@@ -78,6 +95,7 @@ class OpenAIEngine(Closing):
         self._retries = 0
         self._waited = 0.0
         self._failures: Counter[str] = Counter()
+        self._answered = self._given_up = self._in_a_row = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai-engine", daemon=True)
         self._thread.start()
@@ -91,7 +109,8 @@ class OpenAIEngine(Closing):
 
     def describe(self) -> dict[str, Any]:
         """:meth:`identity`, the client's version, the address, and what went wrong: requests that were sent again
-        (``retries``), the seconds waited for that (over all requests), and failed tries by status."""
+        (``retries``), the seconds waited for that (over all requests), failed tries by status, and requests that failed
+        for good (``given_up``)."""
         return self.identity() | {
             "version": f"openai {openai.__version__}",
             "url": self._url,
@@ -102,16 +121,18 @@ class OpenAIEngine(Closing):
             "retries": self._retries,
             "seconds_waited": round(self._waited, 2),
             "failures": dict(sorted(self._failures.items())),
+            "given_up": self._given_up,
         }
 
     def answers(self, requests: Sequence[Request]) -> Generator[tuple[int, Completion], None, None]:
         """One completion per request with its place, each when it arrives. Closing it early cancels what is in flight.
 
-        What the server will not take (400, 413, 422) is ``refused``.
+        What the server will not take (400, 413, 422), or its model declines, is ``refused``. A request that alone fails for
+        good ends as ``failed (…)``, which is told when all others have been answered.
 
         Raises:
-            SynthError: the engine is closed; the server is gone, or does not know the key, the address or the model; or
-                a request failed for good, which is told when all others have been answered.
+            SynthError: the engine is closed; the server is gone, has never been there, or does not know the key, the
+                address or the model.
         """
         if self._loop.is_closed():
             raise SynthError("the engine is closed: make a new one")
@@ -163,25 +184,30 @@ class OpenAIEngine(Closing):
             for place in range(len(batch.requests)):
                 await batch.room.acquire()
                 group.create_task(self._ask_one(batch, place))
-        if batch.failed:
-            some = f"{len(batch.failed)} of {len(batch.requests)} requests to {self._url} failed"
-            batch.out.put(SynthError(f"{some} (last: {batch.failed[-1]}): run again when the server is well"))
+        for place, error in batch.failed:
+            if not self._answered and not error.heard:
+                some = f"{len(batch.failed)} of {len(batch.requests)} requests to {self._url} failed"
+                batch.out.put(SynthError(f"{some} (last: {error}): run again when the server is well"))
+                return
+            self._given_up += 1
+            batch.out.put((place, Completion("", f"failed ({error})", 0, 0)))
 
     async def _ask_one(self, batch: _Batch, place: int) -> None:
         try:
             completion = await self._completion(batch.requests[place])
         except _FailedError as error:
-            batch.failed.append(str(error))
-            batch.in_a_row += 1
+            batch.failed.append((place, error))
+            self._in_a_row += 1
             if error.hopeless:
                 batch.out.put(SynthError(f"{self._url} takes no requests for {self._model} ({error})"))
-            elif batch.in_a_row >= self._options.give_up:
-                gone = f"{self._url} is gone: requests failed, {batch.in_a_row} in a row (last: {error})"
+            elif self._in_a_row >= self._options.give_up:
+                gone = f"{self._url} is gone: requests failed, {self._in_a_row} in a row (last: {error})"
                 batch.out.put(SynthError(f"{gone}: start it and run again"))
             else:
                 batch.room.release()
         else:
-            batch.in_a_row = 0
+            self._in_a_row = 0
+            self._answered += 1
             batch.out.put((place, completion))
 
     async def _completion(self, request: Request) -> Completion:
@@ -189,36 +215,40 @@ class OpenAIEngine(Closing):
         backoff = self._options.backoff
         for left in range(self._options.retries, -1, -1):
             wanted = 0.0
+            heard = True
             try:
                 async with asyncio.timeout(self._options.timeout):
                     return _read(await self._client.chat.completions.create(**self._body(request)))
             except openai.APIStatusError as error:
-                reason = f"{error.status_code} {_reason(error)}"
+                reason = f"{error.status_code} {self._one_line(_reason(error))}"
                 if error.status_code in _REFUSED:
                     return Completion(reason, "refused", 0, 0)
                 self._failures[str(error.status_code)] += 1
                 if error.status_code not in _RETRIED and error.status_code < 500:
-                    raise _FailedError(f"{reason}: {self._advice(error.status_code)}", hopeless=True) from error
+                    raise _FailedError(f"{reason}: {self._advice(error.status_code)}", heard, hopeless=True) from error
                 wanted = _retry_after(error.response.headers)
             except (TimeoutError, openai.APITimeoutError):
+                heard = False
                 reason = f"no answer within {self._options.timeout:g} seconds"
                 self._failures["timeout"] += 1
             except openai.APIConnectionError as error:
-                reason = f"no connection, {_one_line(str(error.__cause__ or '') or type(error.__cause__).__name__)}"
+                heard = False
+                cause = str(error.__cause__ or "") or type(error.__cause__).__name__
+                reason = f"no connection, {self._one_line(cause)}"
                 self._failures["connection"] += 1
-            except ValueError as error:
-                reason = f"the server sends no chat completion, {_one_line(str(error))}"
+            except (ValueError, RecursionError) as error:
+                reason = f"the server sends no chat completion, {self._one_line(str(error))}"
                 self._failures["no_completion"] += 1
             if not left:
                 break
             if wanted > _LONGEST_WAIT:
-                raise _FailedError(f"{reason}, to be asked again in {wanted:.0f} seconds")
+                raise _FailedError(f"{reason}, to be asked again in {wanted:.0f} seconds", heard, hopeless=True)
             wait = max(min(backoff, _LONGEST_BACKOFF), wanted) * self._jitter.uniform(1.0, 1.25)
             backoff *= 2
             self._retries += 1
             self._waited += wait
             await asyncio.sleep(wait)
-        raise _FailedError(reason)
+        raise _FailedError(reason, heard)
 
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -243,27 +273,53 @@ class OpenAIEngine(Closing):
             return "look at engine.url, which ends in /v1, and at model, which must be the server's name for it"
         return "look at engine.url and at what the server takes"
 
+    def _one_line(self, text: str) -> str:
+        """What a server or a library says, without what is secret."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return " ".join(_whole(text).split())[:_REASON_CHARS]
+
+
+def _key(variable: str) -> str:
+    """The key in an environment variable, outer spaces cut off; empty if there is none. Raises SynthError."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise SynthError(f"the key in ${variable} holds a character that no key has: set it anew")
+    return key
+
 
 def _read(answer: Any) -> Completion:
-    """The first choice. The client checks no fields, so what is not a completion raises ValueError here."""
+    """The first choice. The client checks no fields, so what is not a completion raises ValueError here.
+
+    A count that is none is 0: the text is an answer all the same. Half a surrogate pair becomes U+FFFD.
+    """
     if not isinstance(answer, ChatCompletion):
         raise ValueError(f"but {str(answer)[:40]!r}")
-    choice = answer.choices[0] if answer.choices else None
-    message = getattr(choice, "message", None)
-    if choice is None or message is None:
+    choice = answer.choices[0] if isinstance(answer.choices, list) and answer.choices else None
+    if not isinstance(choice, Choice) or not isinstance(choice.message, ChatCompletionMessage):
         raise ValueError("but one without a choice")
-    content = message.content or ""
-    if not isinstance(content, str):
-        raise ValueError("but one whose content is no text")
+    texts = choice.message.content, choice.message.refusal, choice.finish_reason
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise ValueError("but one whose content, refusal or finish_reason is no text")
+    content, refusal, finish = (_whole(text or "") for text in texts)
     usage = answer.usage
     details = getattr(usage, "prompt_tokens_details", None)
+    declined = bool(refusal) and not content
     return Completion(
-        text=content,
-        finish_reason=choice.finish_reason or "unknown",
-        prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", None) or 0,
-        cached_tokens=getattr(details, "cached_tokens", None) or 0,
+        text=refusal if declined else content,
+        finish_reason="refused" if declined else finish or "unknown",
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
+        cached_tokens=_count(getattr(details, "cached_tokens", None)),
     )
+
+
+def _whole(text: str) -> str:
+    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else 0
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
@@ -282,8 +338,4 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 def _reason(error: openai.APIStatusError) -> str:
     body = error.body
     told = body.get("message") if isinstance(body, dict) else None
-    return _one_line(str(told or error.message))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_REASON_CHARS]
+    return str(told or error.message)

@@ -77,6 +77,8 @@ def test_help_is_no_error(run: Run, flag: str) -> None:
         ("sources=[]", "sources"),
         ("convert.align=turns+turns", "named twice"),
         ("convert.align={", "convert.align={"),
+        ("convert.align=2023-13-45", "month must be in 1..12"),
+        ("convert={align: turns, align: auto}", "the key align stands twice"),
         ("nothing", "expected key=value"),
     ],
 )

@@ -41,7 +41,7 @@ def by_hash(body: dict[str, Any]) -> str:
 class Fault:
     """What to do instead of answering: send ``status`` (with ``headers`` and ``body``), ``cut`` the connection (before
     or amid the answer), or ``hang``. ``times`` requests, or None for all; of them every ``every``-th.
-    ``after``: how many are spared first."""
+    ``after``: how many are spared first. ``seed``: of the requests that it is for, None for all."""
 
     status: int = 0
     body: str = '{"error": {"message": "told to fail", "type": "test", "param": null, "code": null}}'
@@ -51,10 +51,11 @@ class Fault:
     times: int | None = 1
     every: int = 1
     after: int = 0
+    seed: int | None = None
     seen: int = 0
 
-    def strikes(self) -> bool:
-        if self.times == 0:
+    def strikes(self, body: dict[str, Any]) -> bool:
+        if self.times == 0 or self.seed not in (None, body.get("seed")):
             return False
         self.seen += 1
         if self.seen <= self.after or (self.seen - self.after) % self.every:
@@ -74,6 +75,7 @@ class Endpoint:
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.keys: list[str | None] = []
+        self.paths: list[str] = []
         self.seen = self.now = self.most = self.dropped = 0
         self.faults: list[Fault] = []
         self.lock = threading.Lock()
@@ -142,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             endpoint.bodies.append(body)
             endpoint.times.append(time.monotonic())
             endpoint.keys.append(self.headers["Authorization"])
-            fault = next((f for f in endpoint.faults if f.strikes()), None)
+            endpoint.paths.append(self.path)
+            fault = next((f for f in endpoint.faults if f.strikes(body)), None)
         try:
             self._answer(endpoint, body, fault)
         finally:

@@ -79,6 +79,13 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["answers.sqlite"], "one file is left"
 
 
+def test_an_answer_tells_whether_it_was_there_before(tmp_path: Path) -> None:
+    first, _, _ = ask(tmp_path / "a", Scripted(), of_seeds(1, 2, 2))
+    assert [first[place].stored for place in range(3)] == [False, False, True]
+    again, _, _ = ask(tmp_path / "a", Scripted(), of_seeds(1, 3))
+    assert [again[place].stored for place in range(2)] == [True, False]
+
+
 def test_equal_requests_of_a_batch_are_asked_once(tmp_path: Path) -> None:
     engine = Scripted(ends={2: "refused"})
     answers, asked, kept = ask(tmp_path / "a", engine, of_seeds(1, 2, 1, 2, 1))

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from synth.config import OpenAIOptions
 from synth.engines import Completion, Message, Request
+from synth.engines.cache import AnswerCache, CachedEngine
 from synth.engines.open import open_engine
 from synth.engines.openai_engine import OpenAIEngine
 from synth.errors import SynthError
@@ -189,20 +191,47 @@ def test_a_wrong_key_or_address_stops_at_once(endpoint: Endpoint, connect: Engin
     assert endpoint.seen == 1
 
 
-def test_a_request_that_alone_fails_stops_the_run_after_the_others_are_answered(
+def test_a_request_that_alone_fails_is_given_up_after_the_others_are_answered(
     endpoint: Endpoint, connect: Engines
 ) -> None:
     endpoint.fail(status=500, times=1)
-    found: list[tuple[int, Completion]] = []
-    with pytest.raises(SynthError, match=r"1 of 9 requests to http://\S+ failed \(last: 500 told to fail\)"):
-        found.extend(connect(retries=0, concurrency=2).answers(asks(*range(9))))
-    assert len(found) == 8
+    engine = connect(retries=0, concurrency=2)
+    *answered, (place, given_up) = engine.answers(asks(*range(9)))
+    assert len(answered) == 8
+    assert place not in dict(answered)
+    assert given_up == Completion("", "failed (500 told to fail)", 0, 0)
+    assert engine.describe()["given_up"] == 1
+
+
+def test_a_prompt_that_is_left_alone_and_always_breaks_the_server_is_given_up(
+    endpoint: Endpoint, connect: Engines
+) -> None:
+    endpoint.fail(status=500, times=None)
+    ((_, completion),) = connect(retries=0).answers(asks(1))
+    assert completion.finish_reason == "failed (500 told to fail)"
 
 
 def test_failures_between_answers_are_no_row(endpoint: Endpoint, connect: Engines) -> None:
     endpoint.fail(status=500, times=None, every=2)
-    with pytest.raises(SynthError, match="5 of 10 requests"):
-        list(connect(retries=0, concurrency=1, give_up=2).answers(asks(*range(10))))
+    found = [completion for _, completion in connect(retries=0, concurrency=1, give_up=2).answers(asks(*range(10)))]
+    assert [completion.finish_reason for completion in found] == ["stop"] * 5 + ["failed (500 told to fail)"] * 5
+
+
+def test_failures_in_a_row_are_counted_over_batches(endpoint: Endpoint, connect: Engines) -> None:
+    engine = connect(retries=0, give_up=3)
+    list(engine.answers(asks(0)))
+    endpoint.fail(cut="before", times=None)
+    for seed in (1, 2):
+        ((_, completion),) = engine.answers(asks(seed))
+        assert completion.finish_reason.startswith("failed (no connection")
+    with pytest.raises(SynthError, match="3 in a row"):
+        list(engine.answers(asks(3)))
+
+
+def test_a_server_that_was_never_there_stops_the_run(endpoint: Endpoint, connect: Engines) -> None:
+    endpoint.fail(cut="before", times=None)
+    with pytest.raises(SynthError, match=r"2 of 2 requests to http://\S+ failed \(last: no connection"):
+        list(connect(retries=0).answers(asks(1, 2)))
 
 
 def test_a_server_that_is_not_there_is_said_to_be_gone(connect: Engines) -> None:
@@ -256,6 +285,128 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     list(engine.answers(asks(1)))
     assert endpoint.keys == ["Bearer sesame"]
     assert "sesame" not in json.dumps(engine.describe())
+
+
+@pytest.mark.parametrize("key", ["sk-sesame\n", " sk-sesame "])
+def test_white_space_around_a_key_is_none_of_it(
+    endpoint: Endpoint, connect: Engines, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    list(connect(api_key_env="SOME_KEY").answers(asks(1)))
+    assert endpoint.keys == ["Bearer sk-sesame"]
+
+
+@pytest.mark.parametrize("key", ["sk-sesame\u2019", "sk-\x01sesame", "sk-se\nsame"])
+def test_what_can_be_no_key_is_named_by_its_variable(
+    connect: Engines, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(SynthError, match=r"the key in \$SOME_KEY") as told:
+        connect(api_key_env="SOME_KEY")
+    assert "same" not in str(told.value)
+
+
+def test_what_is_secret_is_in_no_message(endpoint: Endpoint, connect: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-sesame")
+    url = endpoint.url.replace("http://", "http://bob:open-it@") + "?api-key=query-secret"
+    engine = connect(url=url, api_key_env="SOME_KEY", concurrency=1)
+    echo = '{"error": {"message": "sk-sesame, open-it and query-secret are bad"}}'
+    endpoint.fail(status=400, body=echo)
+    endpoint.fail(status=401, body=echo)
+    found: list[tuple[int, Completion]] = []
+    with pytest.raises(SynthError) as told:
+        found.extend(engine.answers(asks(1, 2)))
+    shown = f"{told.value} {json.dumps(engine.describe())}"
+    assert "401 ***, *** and *** are bad" in shown
+    assert not [word for word in ("sesame", "open-it", "secret", "bob") if word in shown]
+    endpoint.fail(status=400, body=echo)
+    ((_, refused),) = engine.answers(asks(3))
+    assert refused.text == "400 ***, *** and *** are bad"
+
+
+def test_the_query_of_the_address_is_sent(connect: Engines) -> None:
+    with Endpoint() as endpoint:
+        engine = connect(url=f"{endpoint.url}?api-version=1")
+        assert [completion.finish_reason for _, completion in engine.answers(asks(1))] == ["stop"]
+        assert endpoint.paths == ["/v1/chat/completions?api-version=1"]
+
+
+def body(message: object = None, finish: object = "stop", **more: object) -> str:
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    return json.dumps(whole | more)
+
+
+HI = {"role": "assistant", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "[]",
+        "null",
+        "3",
+        '{"error": {"message": "overloaded"}}',
+        "[" * 100_000,
+        body(HI, choices={"a": 1}),
+        body(HI, choices=None),
+        body(HI, choices=[None]),
+        body(HI, choices=[[1]]),
+        body("hi"),
+        body(HI | {"content": [{"type": "text", "text": "hi"}]}),
+        body(HI | {"content": None, "refusal": ["no"]}),
+        body(HI, finish=["stop"]),
+        body(HI, finish=5),
+    ],
+)
+def test_what_is_no_completion_is_asked_again(endpoint: Endpoint, connect: Engines, sent: str) -> None:
+    endpoint.fail(status=200, body=sent)
+    engine = connect()
+    ((_, completion),) = engine.answers(asks(1))
+    assert completion.finish_reason == "stop"
+    assert engine.describe()["failures"] == {"no_completion": 1}
+
+
+@pytest.mark.parametrize(
+    ("sent", "completion"),
+    [
+        (body(HI | {"content": "a\ud800b"}), Completion("a\ufffdb", "stop", 3, 2)),
+        (body(HI | {"content": None, "refusal": "I can\udc00not"}), Completion("I can\ufffdnot", "refused", 3, 2)),
+        (body(HI | {"refusal": ""}, finish=None), Completion("hi", "unknown", 3, 2)),
+        (body(HI, usage={"prompt_tokens": "3", "completion_tokens": 2.5}), Completion("hi", "stop", 0, 0)),
+        (body(HI, usage={"prompt_tokens": 10**30, "completion_tokens": -2}), Completion("hi", "stop", 0, 0)),
+        (
+            body(HI, usage={"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": "x"}}),
+            Completion("hi", "stop", 3, 0),
+        ),
+        (body(HI, usage=[1]), Completion("hi", "stop", 0, 0)),
+    ],
+)
+def test_a_completion_is_read_without_trust(
+    endpoint: Endpoint, connect: Engines, tmp_path: Path, sent: str, completion: Completion
+) -> None:
+    endpoint.fail(status=200, body=sent)
+    engine = CachedEngine(connect(), AnswerCache(tmp_path / "answers"))
+    assert list(engine.answers(asks(1))) == [(0, completion)]
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://127.0.0.1:99999/v1",
+        "http://127.0.0.1:x/v1",
+        "http://[::1/v1",
+        "http://a b/v1",
+        "http://a\n/v1",
+        "ftp://a/v1",
+    ],
+)
+def test_an_address_that_is_none_is_refused_before_anything_is_asked(url: str) -> None:
+    with pytest.raises(ValidationError, match="url"):
+        OpenAIOptions(kind="openai", url=url)
 
 
 def free_port() -> int:

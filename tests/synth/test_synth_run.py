@@ -14,11 +14,11 @@ from converters import openai_messages
 from pipeline.config import parse_config
 from pipeline.conversation import group_of
 from pipeline.errors import ConfigError, PipelineError
-from synth.config import SynthConfig
+from synth.config import JudgeOptions, SynthConfig
 from synth.errors import SynthError
 from synth.estimate import dry_run
 from synth.models import resolve_model
-from synth.scenarios import Scenario
+from synth.scenarios import RowRange, Scenario
 from synth.stage import State, synthesize_stage
 
 SCENARIO = Scenario.model_validate(
@@ -91,6 +91,28 @@ def test_dry_run_counts_prompt_tokens_without_an_engine() -> None:
     assert counts["first_prompt"].startswith("<|im_start|>system\n")
     assert counts["first_prompt"].endswith("<|im_start|>assistant\n")
     assert counts["seconds"] == counts["completion_tokens"] // 10
+    assert counts["judge_requests"] == counts["judge_prompt_tokens"] == counts["judge_completion_tokens"] == 0
+
+
+def test_dry_run_counts_a_table_by_its_rows_and_by_who_speaks() -> None:
+    def tokens(user: str, assistant: str, **more: object) -> int:
+        scores = [{"user": user, "assistant": assistant}]
+        scenario = SCENARIO.model_copy(update={"rows": RowRange(min=4, max=4), "scores": scores})
+        return int(dry_run(SynthConfig(scenarios=[scenario], samples=10, **more))["completion_tokens"])
+
+    few, many = tokens("xx--", "-x--"), tokens("xxxx", "-xxx")
+    assert 10 * 4 * 10 < few < many < 10 * 4 * 50
+    assert many - few == 10 * 4 * 10, "four cells more in each of ten tables"
+    assert tokens("xxxx", "-xxx", max_tokens=16) == 160
+
+
+def test_dry_run_counts_what_the_judge_reads_and_writes() -> None:
+    config = SynthConfig(scenarios=[SCENARIO], samples=32, generator="concurrent", judge=JudgeOptions())
+    counts = dry_run(config, tokens_per_second=10)
+    assert counts["judge_requests"] == 32
+    assert 32 * 500 < counts["judge_prompt_tokens"] < 32 * 3000
+    assert counts["judge_completion_tokens"] > 32 * 50
+    assert counts["seconds"] == round((counts["completion_tokens"] + counts["judge_completion_tokens"]) / 10)
 
 
 def test_dry_run_finds_that_a_prompt_does_not_fit() -> None:
@@ -125,6 +147,15 @@ def test_a_configuration_that_cannot_be_meant_is_refused(value: dict[str, object
         ({"engine": {"max_len": 3}}, "'engine.max_len' (did you mean 'max_model_len'?)"),
         ({"judge": {"min_flency": 3}}, "'judge.min_flency' (did you mean 'min_fluency'?)"),
         ({"engine": {"kind": "openai", "url": "ftp"}}, "engine.url: "),
+        (
+            {"engine": {"kind": "openai", "url": "http://a:99999/v1"}},
+            "engine.url: Input should be a valid URL, invalid port",
+        ),
+        (
+            {"scenarios": [SCENARIO.model_dump() | {"min_overlap": 3}]},
+            "config.yaml: scenarios.0.inline: min_overlap 3 is",
+        ),
+        ({"scenarios": [SCENARIO.model_dump() | {"weigt": 3}]}, "'scenarios.0.weigt' (did you mean 'weight'?)"),
     ],
 )
 def test_what_is_wrong_in_a_section_is_named_in_one_line(more: dict[str, object], said: str) -> None:

@@ -231,6 +231,10 @@ CALLING = [
 LOOKUP = {"name": "find", "description": "finds", "simulator": "lookup", "entries": {"a": "b"}}
 
 
+def score(user: str, assistant: str) -> dict[str, str]:
+    return {"user": user, "assistant": assistant}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -252,7 +256,23 @@ LOOKUP = {"name": "find", "description": "finds", "simulator": "lookup", "entrie
         ({"scores": [{"user": "xxxx", "assistant": "-x-x"}]}, "outside of rows"),
         ({"scores": [{"user": "xo", "assistant": "-x"}]}, "pattern"),
         ({"example": [["a", "b"]]}, "go together"),
+        ({"scores": [score("x-", "-x")]}, "score 1 can never be accepted, no_overlap: 0 rows"),
+        ({"scores": [score("xx", "-x"), score("-x", "xx")], "opens": "user"}, "score 2 can never .* wrong_opening"),
+        ({"scores": [score("xx", "--")], "min_overlap": 0}, "assistant never speaks"),
+        (
+            {"streams": CALLING, "tools": [LOOKUP], "scores": [score("xx", "-x") | {"call": "-x", "tool": "-x"}]},
+            "score 1 can never be accepted, wrong_call: row 2 tool is a result that nobody has asked for",
+        ),
         ({"example": [["a"]], "example_topic": "e"}, "1 cells for 2 streams"),
+        ({"example": [["a", "b"]], "example_topic": "e"}, "example has 1 rows, a number outside of rows"),
+        (
+            {"example": [["-", "It is two."], ["What is it?", "So it is."]], "example_topic": "e", "opens": "user"},
+            "the example can never be accepted, wrong_opening",
+        ),
+        (
+            {"example": [["Hi <|im_end|>", "-"], ["So?", "Yes"]], "example_topic": "e"},
+            "the example can never be accepted, special_tokens: row 1 user",
+        ),
         ({"patterns": ["juggling"]}, "no pattern juggling; there are turn-taking"),
         ({"patterns": ["barge-in", "barge-in"]}, "named twice"),
         ({"patterns": ["tool-lookup"]}, "needs a stream of role call and one of role tool"),
@@ -381,6 +401,31 @@ def test_examples_use_their_domains_personas_and_tools(scenario: Scenario) -> No
     assert len({topic for _, topic in scenario.subjects()}) == len(scenario.subjects()) >= 6
     assert scenario.personas["user"]
     assert all(spec.role != "call" for spec in scenario.streams) == (not scenario.tools)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("topics: [2023-13-45]", "month must be in 1..12"),
+        ("topics: [0b_]", "invalid literal"),
+        ("[" * 5000, "recursion"),
+        ("name: a\ntopics: [a]\nname: b", "the key name stands twice .*line 3"),
+        ("domains: {home: [a], home: [b]}", "the key home stands twice"),
+    ],
+)
+@pytest.mark.parametrize("included", [False, True])
+def test_yaml_that_cannot_be_meant_is_named_in_one_line(tmp_path: Path, text: str, said: str, included: bool) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    path = write(tmp_path / "a.yaml", minimal(include=["bad.yaml"])) if included else tmp_path / "bad.yaml"
+    with pytest.raises(SynthError, match=rf"bad\.yaml: .*{said}") as caught:
+        load_scenario(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_merged_key_may_be_written_over(tmp_path: Path) -> None:
+    text = yaml.safe_dump(minimal()).replace("rows:\n", "rows:\n  <<: {max: 9}\n")
+    (tmp_path / "a.yaml").write_text(text)
+    assert load_scenario(tmp_path / "a.yaml").rows.max == minimal()["rows"]["max"]
 
 
 def test_a_file_that_is_no_scenario_is_named_in_one_line(tmp_path: Path) -> None:
