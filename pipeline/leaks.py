@@ -4,6 +4,13 @@ Deterministic, on every record whatever made it. An event leaks if it has a numb
 n-gram that stands in something its author had read before writing it (source order) which has not ended by the event's
 start row, and no occurrence of it has. What the author brought in himself is none. Thoughts count as read by the answer
 that follows them. Where a record has no source order, later inputs count, and the verdict is ``weak``.
+
+What was written anew tells more of who had read what (``synth/``). Its outputs are of one author, who has nothing to learn
+from them: only inputs count as read. Of ``synth/concurrent`` the source order is that of the start rows, since all that is
+said in a slice was written at once from all that had been said before (the finisher holds every chunk against its slice);
+a message that goes on over several slices has no one place in it. Of ``synth/table`` it is the order of the messages, and a
+message counts from its first row on: a user who repeats the assistant in the middle of his own message cannot be told from
+an assistant who knew what the user would say, and is a leak.
 """
 
 from __future__ import annotations
@@ -39,21 +46,27 @@ class Finding:
 def lexical(table: pa.Table) -> list[Finding]:
     """Findings for every output event of a table of records that has anything to check; events without one cannot leak."""
     columns = event_columns(table)
-    watches = np.isin(columns.role, ("audit", "monitor")) & (columns.message >= 0) & _aligned(table)[columns.record]
-    is_source = _is_source(columns)
-    found = list(_findings(columns, is_source, ~watches))
+    policy = table.column("alignment").combine_chunks().field("policy")
+    # What its source has placed may say the same on two streams at once.
+    is_anew, is_placed, is_sliced = (
+        chosen.to_numpy(zero_copy_only=False)[columns.record]
+        for chosen in (
+            pa.compute.starts_with(policy, "synth/"),
+            pa.compute.not_equal(policy, "source"),
+            pa.compute.equal(policy, "synth/concurrent"),
+        )
+    )
+    watches = np.isin(columns.role, ("audit", "monitor")) & (columns.message >= 0) & is_placed & ~is_anew
+    is_source = _is_source(columns) & (columns.is_input | ~is_anew)
+    # Within a slice streams start as far apart as the lag.
+    by_row = columns.start + np.where(is_source, columns.lag[columns.record], 0)
+    order_key = np.where(is_sliced, by_row, ((columns.message + 1) << 20) | (columns.part + 1))
+    found = list(_findings(columns, is_source, ~watches, order_key))
     if watches.any():
         # Who watches what the model says learns from that too.
-        found.extend(_findings(columns, is_source | (columns.is_output & ~watches), watches))
+        found.extend(_findings(columns, is_source | (columns.is_output & ~watches), watches, order_key))
         found.sort(key=lambda finding: (finding.record, finding.event))
     return found
-
-
-def _aligned(table: pa.Table) -> BoolArray:
-    """Records that a policy has placed; what its source has placed may say the same on two streams at once."""
-    policy = table.column("alignment").combine_chunks().field("policy")
-    placed: BoolArray = pa.compute.not_equal(policy, "source").to_numpy(zero_copy_only=False)
-    return placed
 
 
 def with_verdicts(table: pa.Table, findings: list[Finding]) -> pa.Table:
@@ -66,11 +79,10 @@ def with_verdicts(table: pa.Table, findings: list[Finding]) -> pa.Table:
     return with_event_field(table, "lexical", verdicts)
 
 
-def _findings(c: EventColumns, is_source: BoolArray, among: BoolArray) -> Iterator[Finding]:
+def _findings(c: EventColumns, is_source: BoolArray, among: BoolArray, order_key: IntArray) -> Iterator[Finding]:
     if not len(c.record):
         return
     ready = c.end + c.lag[c.record]
-    order_key = ((c.message + 1) << 20) | (c.part + 1)
     suspects = np.flatnonzero(_suspect(c, is_source, ready, order_key) & among)
     late = [_waits_for_lag_only(c, event, is_source, ready, order_key) for event in suspects.tolist()]
     suspects = suspects[~np.array(late, dtype=bool)]

@@ -42,7 +42,7 @@ REASONS: Mapping[str, str] = {
     "markup": "brackets, braces, angle brackets, a bar or a backslash",
     "foreign_script": "letters of a script that the scenario does not speak",
     "glued_words": f"a word of more than {MAX_WORD_CHARS} characters, or a letter right after , ; ! or ?",
-    "repeated_words": "six words or more, less than half of them different, or a run of words said again and again",
+    "repeated_words": "six words or more, too few of them different (half; a quarter beyond 20), or words said again and again",
     "wrong_call": "a call that is no name with a JSON object, or that names no tool of the scenario",
     # The dialogue.
     "wrong_timing": "a stream speaks or is silent where the score has it otherwise",
@@ -84,7 +84,8 @@ _SPECIAL = regex.compile(
     rf"(?i:<\s?/?\s?(?:{_SPECIAL_NAMES})\s?>)"
 )
 _WORD = regex.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_GLUED = regex.compile(r"[,;!?][A-Za-z]")
+#: Letters alone on both sides of a comma are a list: ``D,E,F``.
+_GLUED = regex.compile(r"[;!?][A-Za-z]|,[A-Za-z]{2}|(?<![^A-Za-z][A-Za-z]|^[A-Za-z]),[A-Za-z]")
 _NO_CHARACTER = frozenset(["Cc", "Cs", "Co", "Cn", "Zl", "Zp"])
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 #: Explicit bidirectional formatting, zero-width space, byte order mark and tags: they hide or reorder what is read. Joiners
@@ -166,7 +167,9 @@ def check_text(text: str, scripts: Collection[str] | None, *, place: str = "the 
     words = fold(text).split()
     # Sums repeat their numbers rightly.
     different = len({word for word in words if not word.isdecimal()}) + sum(map(str.isdecimal, words))
-    if (len(words) >= 6 and not lines and different < len(words) / 2) or _loops(text):
+    # The longer a sentence, the more of its words have been said in it: half, and a quarter of those beyond 20.
+    fewest = min(len(words) / 2, 5 + len(words) / 4)
+    if (len(words) >= 6 and not lines and different < fewest) or _loops(text):
         raise TextError("repeated_words", f"{place} goes round in circles: {text[:200]}")
 
 

@@ -1,7 +1,8 @@
 """What happens to a dialogue after its generator has accepted it: the record, and every look at it, in a fixed order.
 
-Record and invariants, the lexical look, the informational look (where a ceiling is set), the judge (where there is one),
-near-duplicates. Each can reject; a dialogue is in exactly one of the two tables at the end.
+Record and invariants (of a scene also that every slice waits for those before it), the lexical look, the informational look
+(where a ceiling is set), the judge (where there is one), near-duplicates. Each can reject; a dialogue is in exactly one of
+the two tables at the end.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from synth.engines import Completion, Engine
 from synth.generators import Outcome, Rejected, Written
 from synth.run import answer
 from synth.samples import CORPUS
+from synth.scenes import check_slices
 
 if TYPE_CHECKING:
     from pipeline.scoring import Scorer
@@ -78,8 +80,11 @@ class Finisher:
             records = leaks.with_verdicts(records, findings)
             if violations := record_violations(records):
                 raise ConservationError(f"a synthesized record breaks an invariant: {violations[0].message}")
-            records = self._judged(records, built, fate)
             texts = records.column("events").combine_chunks()
+            for one, events in zip(built, texts, strict=True):
+                if one.scene is not None:
+                    check_slices(one.scene, events.as_py(), self._clock.lag)
+            records = self._judged(records, built, fate)
             for finding in findings:
                 one = built[finding.record]
                 if finding.verdict == "leak" and one.index not in fate:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import regex
+
 from pipeline.alignment.grounding import Ground, Questions
 from pipeline.alignment.plan import Plan, start_plan
 from pipeline.alignment.reading import is_reading
@@ -23,7 +25,7 @@ from pipeline.text import cut
 from pipeline.timeline import Span, Stream, Timeline, draft_of, spans_of
 from pipeline.words import scan
 from synth.answers import Final, final_of
-from synth.spacing import spaced
+from synth.spacing import UNSPACED, spaced
 
 #: What an answer is made of: thoughts, and what is said.
 Voice = Literal["thinking", "text"]
@@ -103,23 +105,44 @@ class Retold:
         between = "\n" if "\n" in original.strip() else " "
         return spaced(texts, between)
 
-    def due(self) -> list[int]:
-        """Per piece, the slice it waits for: the one it was written after, or that of an earlier piece, which it had seen.
+    def chunks(self) -> list[tuple[Voice, str, int]]:
+        """The pieces, each with its white space and the slice it waits for; of each part the last word is a piece by itself.
 
-        The last piece of a part waits for the whole reading, since its end says that nothing is missing.
+        A piece waits for the slice it was written after, or for that of an earlier piece, which its writer had seen. The last
+        word of a part waits for the whole reading, since its end says that nothing is missing.
         """
+        rest = {voice: iter(self.pieces(voice)) for voice in _VOICES}
         last = {one.voice: at for at, one in enumerate(self.said)}
-        found: list[int] = []
+        found: list[tuple[Voice, str, int]] = []
+        due = 0
         for at, one in enumerate(self.said):
-            due = self.task.last if last[one.voice] == at else one.slice
-            found.append(max(due, found[-1] if found else 0))
+            text = next(rest[one.voice])
+            due = max(due, one.slice)
+            if last[one.voice] == at and due < self.task.last:
+                if end := _last_word(text):
+                    found.append((one.voice, text[:end], due))
+                text, due = text[end:], self.task.last
+            found.append((one.voice, text, due))
         return found
+
+
+def _last_word(text: str) -> int:
+    """Where the last word of a text begins, with the white space before it; 0 if it is the only one.
+
+    In scripts without spaces it is the last character.
+    """
+    found = _LAST_CHARACTER.search(text) or _LAST_WORD.search(text)
+    return len(text[: found.start()].rstrip()) if found else 0
 
 
 _VOICES: tuple[Voice, ...] = ("thinking", "text")
 #: What ends so is a clause of a long sentence, and no point by itself.
 _GO_ON = (",", ";", ":", "，", "；", "：", "、")
 
+
+#: The end of a text from its last word on, and from its last character on where no space is before it for its script.
+_LAST_WORD = regex.compile(r"\s\S+\s*$")
+_LAST_CHARACTER = regex.compile(rf"(?=[{UNSPACED}])\X[^\w\s]*\s*$")
 
 #: English words that end in -est or -er and compare nothing.
 _NO_SUPERLATIVES = "for|inter|requ|sugg|harv|gu|cont|prot|inv|hon|mod|arr|conqu|dig|manif|ch|cr|qu|[bdflnprtvwz]"
@@ -139,6 +162,9 @@ _TAKES_ALL = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
+
+
+_ITEM = re.compile(r"\s*(?:[-*•+–]\s|[(\[]?(?:\d{1,3}|[A-Za-z])[.)\]]\s)")
 
 
 def tasks_of(conversation: Conversation, slice_chars: int, min_coverage: float) -> list[Task]:
@@ -269,9 +295,13 @@ def _points(
     end = len(stops) - 1
     found: list[Point] = []
     takes_all = gold is None and _TAKES_ALL.search(_asked(plan, block)) is not None
+    chosen = {s: _chosen_items(plan.spans[s].text) for s in group}
     said, at = "", 0
     for (span, chunk), last in zip(chunks, needed, strict=True):
         text = plan.text(span, chunk)
+        low = plan.chunk_end[chunk] - len(text)
+        if gold is None and any(start < plan.chunk_end[chunk] and low < stop for start, stop in chosen[span]):
+            at = end
         said, at = said + text, max(at, min(bisect.bisect_right(stops, last), end) if last >= 0 else end)
         if text.rstrip().endswith(_GO_ON) and chunk + 1 < plan.first[span + 1]:
             continue
@@ -283,6 +313,28 @@ def _points(
         found.append(Point(voice, said, at))
         said, at = "", 0
     return tuple(found)
+
+
+def _chosen_items(text: str) -> list[tuple[int, int]]:
+    """From where to where the items of lists stand of which the line before them says that they are chosen from everything.
+
+    Such a line takes all of the reading before a colon (``The cheapest are:``); an item is one if it ends with it. The list
+    goes on to the next line that is no item.
+    """
+    found: list[tuple[int, int]] = []
+    is_chosen = False
+    low = 0
+    for line in text.splitlines(keepends=True):
+        bare, low = line.strip(" \t\r\n*_"), low + len(line)
+        if not bare:
+            continue
+        is_item = _ITEM.match(line) is not None
+        if is_item and is_chosen:
+            found.append((low - len(line.lstrip()), low))
+            continue
+        head = bare.rpartition(":")
+        is_chosen = _TAKES_ALL.search(head[0]) is not None and (not is_item or not head[2])
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,21 +471,20 @@ def timeline_of(conversation: Conversation, retold: Mapping[int, Retold]) -> Tim
 
 def _place(placing: _Placing, retold: Retold, at: Mapping[_Where, int]) -> None:
     known = placing.all
-    task, due = retold.task, retold.due()
+    task, chunks = retold.task, retold.chunks()
     parts = [voice for voice in _VOICES if any(one.voice == voice for one in retold.said)]
     ends = dict.fromkeys(parts, 0)
-    pieces = {voice: iter(retold.pieces(voice)) for voice in parts}
     read = said = low = 0
-    for stop in sorted({*due, task.last}):
+    for stop in sorted({*(due for _, _, due in chunks), task.last}):
         highs: dict[int, int] = {}
         for piece in (piece for pieces_ in task.slices[low : stop + 1] for piece in pieces_):
             highs[at[piece.where]] = piece.high
         for span, high in highs.items():
             read |= placing.put(span, high, known | read)
         low = stop + 1
-        for one in (one for one, slice_ in zip(retold.said, due, strict=True) if slice_ == stop):
-            ends[one.voice] += len(next(pieces[one.voice]))
-            said |= placing.put(at[task.message, parts.index(one.voice), False], ends[one.voice], known | read | said)
+        for voice, text in ((voice, text) for voice, text, due in chunks if due == stop):
+            ends[voice] += len(text)
+            said |= placing.put(at[task.message, parts.index(voice), False], ends[voice], known | read | said)
 
 
 class _Placing:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import heapq
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
+from pipeline.words import CJK, IntArray, key_of, key_text, scan
 from synth.checks import TextError, check_repetition, check_speech, check_text, fold, spoken_cells
 from synth.scenarios import SILENCE, Scenario
 from synth.scenes import Scene, Utterance
 from synth.simulators import parse_call
 
-#: What is not known before a tool has found it: numbers, and words with a capital.
-_FACT = re.compile(r"\d[\d.,:]*\d|(?<=\w )[A-Z]\w{2,}")
+#: Words and numbers with what joins them, and pairs of characters of scripts without spaces: as ``pipeline.words`` has them.
+_WORD = re.compile(rf"[^\W{CJK}]+(?:['’@./:,\-][^\W{CJK}]+)*")
+_PAIR = re.compile(rf"(?=([{CJK}]{{2}}))[{CJK}]|[^{CJK}]+|[{CJK}]")
+#: How many words in a row, or pairs, tell that a result is repeated; and how many of them must be new.
+_WORDS, _PAIRS, _NEW = (2, 3), (3,), 2
 
 #: ``[row][stream]``: whether the stream speaks in the row.
 Timing = tuple[tuple[bool, ...], ...]
@@ -139,23 +145,88 @@ def scene_of(scenario: Scenario, rows: Sequence[Sequence[str | None]]) -> Scene:
 def check_results(scene: Scene) -> None:
     """Whether nobody says what a tool finds before it has: a writer of a whole table knows its own results.
 
-    A number of two digits or more, or a word with a capital inside a sentence, that stands in a result and in what an output
-    says no later, and nowhere before. Raises TextError: leak.
+    Said too early is a number, a name or an identifier that stands in a result that comes no earlier, and two or three words
+    in a row that say something (four characters in scripts without spaces), of which two at least are new. What has been said
+    in an earlier row, by whomever, was known; what an output computes is its own. Raises TextError: leak.
     """
-    results = [u for u in scene.utterances if u.kind == "tool_result"]
-    for said in scene.utterances:
-        if scene.streams[said.stream].direction != "output" or said.kind != "message":
-            continue
-        before = " ".join(u.text for u in scene.utterances if u.slice < said.slice)
+    results = [i for i, u in enumerate(scene.utterances) if u.kind == "tool_result"]
+    last = max((scene.utterances[i].slice for i in results), default=-1)
+    asked = [
+        i
+        for i, u in enumerate(scene.utterances)
+        if u.slice <= last and u.kind == "message" and scene.streams[u.stream].direction == "output"
+    ]
+    if not asked:
+        return
+    told = _Told(scene)
+    for at in asked:
+        said = scene.utterances[at]
+        read = [i for i, u in enumerate(scene.utterances) if u.slice < said.slice]
         for result in results:
-            if result.slice < said.slice:
-                continue
-            early = (set(_FACT.findall(said.text)) & set(_FACT.findall(result.text))) - set(_FACT.findall(before))
-            if early:
+            if scene.utterances[result].slice >= said.slice and (fact := told.early(at, result, read)):
                 name = scene.streams[said.stream].name
-                fact = min(early)
-                rows = f"row {said.slice + 1}, before the result of row {result.slice + 1}"
+                rows = f"row {said.slice + 1}, before the result of row {scene.utterances[result].slice + 1}"
                 raise TextError("leak", f"{name} says {fact} in {rows}")
+
+
+class _Told:
+    """What the utterances of a scene say, word by word as ``pipeline.leaks`` reads them."""
+
+    def __init__(self, scene: Scene) -> None:
+        texts = [u.text for u in scene.utterances]
+        words = scan(texts)
+        said = words.mentions()
+        self._known = _by_text(len(texts), words.known_text, words.known_key)
+        self._facts = _by_text(len(texts), *words.facts(np.ones(len(texts), bool)))
+        #: Per utterance: as it is said, its key, the keys of its pieces, and whether it is a fact here.
+        self._mentions: list[list[tuple[str, str, set[str], bool]]] = [[] for _ in texts]
+        for i, text in enumerate(said.text.tolist()):
+            pieces = {key_text(piece) for piece in said.pieces[said.pieces_at[i] : said.pieces_at[i + 1]].tolist()}
+            self._mentions[text].append((said.shown(i), key_text(int(said.key[i])), pieces, bool(said.required[i])))
+        self._runs = _runs(scene, [{key for _, key, _, _ in mentions} for mentions in self._mentions])
+
+    def early(self, said: int, result: int, read: Sequence[int]) -> str:
+        """What an utterance says of a result, and nothing of ``read`` does; "" for nothing."""
+        known = set[str]().union(*(self._known[i] for i in read))
+        for shown, key, pieces, is_fact in self._mentions[said]:
+            if key in known or (pieces and any(pieces <= self._known[i] for i in read)):
+                continue
+            if (is_fact or key in self._facts[result]) and ({key, *pieces} - known) & self._known[result]:
+                return shown
+        for run in sorted(self._runs[said] & self._runs[result]):
+            if len(set(run) - known) >= _NEW:
+                return " ".join(run)
+        return ""
+
+
+def _by_text(count: int, text: IntArray, key: IntArray) -> list[set[str]]:
+    """The keys of each of ``count`` texts, from pairs of a text and a key."""
+    found: list[set[str]] = [set() for _ in range(count)]
+    for at, number in zip(text.tolist(), key.tolist(), strict=True):
+        found[at].add(key_text(number))
+    return found
+
+
+def _runs(scene: Scene, content: Sequence[set[str]]) -> list[set[tuple[str, ...]]]:
+    """Per utterance, the runs of words that say something (``content``), and of pairs of characters, that end in it.
+
+    Words may be those that the stream said in the slice before.
+    """
+    found: list[set[tuple[str, ...]]] = []
+    before: dict[int, tuple[int, list[str]]] = {}
+    for u, says in zip(scene.utterances, content, strict=True):
+        last, tail = before.get(u.stream, (-1, []))
+        tail = tail if u.kind == "message" and last == u.slice - 1 else []
+        words = [*tail, *(key for word in _WORD.findall(u.text) if (key := key_of(word)) in says)]
+        found.append({run for size in _WORDS for run in _windows(words, size, len(tail))})
+        pairs = [pair if pair in says else "" for pair in _PAIR.findall(u.text)]
+        found[-1].update(run for size in _PAIRS for run in _windows(pairs, size, 0) if "" not in run)
+        before[u.stream] = (u.slice, words[1 - max(_WORDS) :])
+    return found
+
+
+def _windows(row: Sequence[str], size: int, ends_behind: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(row[end - size : end]) for end in range(max(ends_behind + 1, size), len(row) + 1))
 
 
 def _check_opening(scenario: Scenario, spoken: Sequence[Sequence[tuple[int, str]]]) -> None:

@@ -6,11 +6,14 @@ waits for everything of them: causality holds by construction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from pipeline.conversation import Conversation, Message, Part, PartKind, Role, Source
+from pipeline.errors import ConservationError
 from pipeline.timeline import Kind, Span, Stream, Timeline
 from synth.spacing import spaced
 
@@ -84,12 +87,8 @@ def broken_off(scene: Scene) -> Scene:
     return Scene(scene.streams, tuple(replace(u, cut=True) if is_broken_off(u) else u for u in scene.utterances))
 
 
-def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, Any]) -> tuple[Conversation, Timeline]:
-    """The conversation and the timeline of a scene.
-
-    What a stream says in slices that follow one another is one message, its pieces joined by one space (by nothing in scripts
-    that put none between words); a call and a result are messages of their own, a result after its header.
-    """
+def runs_of(scene: Scene) -> list[list[Utterance]]:
+    """The messages of a scene, in order: what a stream says in slices that follow one another; a call or a result alone."""
     runs: list[list[Utterance]] = []
     open_run: dict[int, int] = {}
     for one in scene.utterances:
@@ -106,6 +105,16 @@ def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, A
         else:
             open_run[one.stream] = len(runs)
             runs.append([one])
+    return runs
+
+
+def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, Any]) -> tuple[Conversation, Timeline]:
+    """The conversation and the timeline of a scene.
+
+    What a stream says in slices that follow one another is one message, its pieces joined by one space (by nothing in scripts
+    that put none between words); a call and a result are messages of their own, a result after its header.
+    """
+    runs = runs_of(scene)
     spans: list[Span] = []
     messages: list[Message] = []
     chunk_span: list[int] = []
@@ -129,6 +138,38 @@ def told(scene: Scene, sources: Sequence[Source], group: str, extra: dict[str, A
     return conversation, Timeline(
         scene.streams, tuple(spans), chunk_span, chunk_end, [_latest(waits, after) for waits in after]
     )
+
+
+def check_slices(scene: Scene, events: Sequence[Mapping[str, Any]], lag: int) -> None:
+    """Whether no event starts before everything of the slices before its own has ended, ``lag`` rows ago on other streams.
+
+    ``events``: of the record (in JSON) that :func:`told` the scene. Characters of a token that two chunks share are the
+    earlier one's on an input and the later one's on an output. Raises ConservationError: the layout is broken.
+    """
+    ends: list[list[tuple[int, int]]] = []
+    for run in runs_of(scene):
+        sizes = map(len, spaced([u.text for u in run]))
+        ends.append(list(zip(accumulate(sizes), [u.slice for u in run], strict=True)))
+    low = dict.fromkeys(range(len(ends)), 0)
+    by_slice: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for event in events:
+        pieces, first = ends[event["message"]], 0
+        if event["kind"] == "message":
+            first = low[event["message"]]
+            low[event["message"]] += len(event["text"])
+        at = first if scene.streams[event["stream"]].direction == "input" else low[event["message"]] - 1
+        number = next((slice_ for end, slice_ in pieces if at < end), pieces[-1][1])
+        by_slice[number].append(event)
+    ended: dict[int, int] = {}
+    for number in sorted(by_slice):
+        for event in by_slice[number]:
+            waits = (end + (lag if stream != event["stream"] else 0) for stream, end in ended.items())
+            if event["start"] < max(waits, default=0):
+                raise ConservationError(
+                    f"slice {number + 1} of a scene starts before the slices before it have ended: {event['text'][:80]}"
+                )
+        for event in by_slice[number]:
+            ended[event["stream"]] = max(ended.get(event["stream"], 0), event["end"])
 
 
 def _message(number: int, stream: Stream, run: Sequence[Utterance]) -> tuple[Message, list[Span]]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from pipeline.arithmetic import compute
-from pipeline.words import CJK, key_of
+from pipeline.words import CJK, key_of, pieces_of
 from synth.checks import load_json
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ _MOST_CHARS, _MOST_DIGITS, _SHOWN_DIGITS, _DECIMALS, _ROUNDED = 160, 400, 30, 12
 _SMALLEST = Fraction(1, 10**15)
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "⁄": "/", "−": "-", "–": "-", "^": "**"})
 _THOUSANDS = regex.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+#: What is no product: a hexadecimal number.
+_HEXADECIMAL = regex.compile(r"(?<![\w.])0[xX][\da-fA-F]")
+#: A percentage that is added or taken away, or to which something is: of what it is one is not said.
+_SHARE = r"[\d.,]+ *%"
+_ADDED = regex.compile(rf"(?<=[\w)%.] *)[+\-–−] *{_SHARE}(?! *(?:of\b|[\d(.*/×÷·]))|{_SHARE} *[+\-–−]")
+_ONLY_SHARES = regex.compile(rf"[ (]*-?{_SHARE}(?:[ ()]*[+\-–−][ (]*{_SHARE})*[ )]*")
 _PLAIN = regex.compile(r"[\d.+\-*/%() ]+")
 
 
@@ -112,10 +118,15 @@ def calculate(expression: str) -> str:
     """The value of an expression: exact up to 12 decimals, else rounded to 12 digits; or why there is none.
 
     Read as Python reads ``+ - * / // % ** ( )`` (``^`` is a power), else as running text (:func:`pipeline.arithmetic.compute`).
+    ``100 + 10%`` has no value: to some it is 110, to others 100.1.
     """
     if len(expression) > _MOST_CHARS:
         return "error: the expression is too long"
     text = _THOUSANDS.sub("", expression.translate(_SIGNS)).strip(" \t\n=?")
+    if _HEXADECIMAL.search(text):
+        return "error: no expression that can be computed"
+    if _ADDED.search(text) and not _ONLY_SHARES.fullmatch(text):
+        return "error: it is not said of what the percentage is"
     try:
         value = _evaluated(text)
         if value is None:
@@ -203,6 +214,8 @@ def tell_time(at_slice: int, seed: int) -> str:
 def look_up(entries: Mapping[str, str], query: str) -> str:
     """The entry whose key is the query but for case, punctuation, numbers' forms and a plural s; else the closest.
 
+    Compounds are their pieces: ``AB-123`` is ``AB 123``, and so are dates and addresses.
+
     A key is close if all its words are in the query, or all words of the query in it (words that only ask do not count): an
     entry on Oslo does not answer for Rome. Of close keys the one with the most words in common is taken, then the one with the
     fewest others, then the first. ``nothing found`` if there is none.
@@ -250,7 +263,7 @@ def _index(entries: tuple[tuple[str, str], ...]) -> _Index:
 
 
 def _words(text: str) -> list[str]:
-    return [key_of(word) for word in _WORD.findall(text)]
+    return [key for word in _WORD.findall(text) for key in (pieces_of(word) or (key_of(word),))]
 
 
 def _telling(words: list[str]) -> list[str]:

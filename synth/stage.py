@@ -55,7 +55,7 @@ from synth.models import weights
 from synth.run import Usage, outcomes
 from synth.scenarios import Scenario, load_scenarios
 
-VERSION = 2
+VERSION = 3
 CACHE = "answers.sqlite"
 JUDGE_CACHE = f"judge-{CACHE}"
 #: What SQLite may leave beside a file.

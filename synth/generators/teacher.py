@@ -33,6 +33,7 @@ from synth.answers import calls_of, final_of
 from synth.checks import TextError, alike, check_finish, check_text, load_json
 from synth.config import SynthConfig
 from synth.engines import Completion, Message, Request
+from synth.finish import Placed
 from synth.generators import Dialogue, Rejected, Written
 from synth.reading import Piece, Point, Retold, Said, Task, Voice, tasks_of, timeline_of
 from synth.samples import seed_of
@@ -186,7 +187,7 @@ def _written(
     """The re-written conversation, if it holds. Raises TextError, RecordError."""
     for one in retold:
         _check_words(one)
-    if not any(due < one.task.last for one in retold for due in one.due()):
+    if not any(due < one.task.last for one in retold for _, _, due in one.chunks()):
         raise TextError("no_overlap", "nothing was said before the end of the reading")
     answers = {one.task.message: one for one in retold}
     messages = tuple(answers[i].message(m) if i in answers else m for i, m in enumerate(original.messages))
@@ -202,7 +203,14 @@ def _written(
     if calls_of(conversation) != calls_of(original):
         raise TextError("wrong_calls", "other calls than the original's, or a call spelled out in what is said")
     timeline = timeline_of(conversation, answers)
-    records = _records([original, conversation], [_turns(original), timeline], tokenizer)
+    options = {"slice_chars", "min_coverage", "max_slice_chars"}
+    about_prompt = {"prompt": PROMPT_VERSION, **config.teacher.model_dump(include=options)}
+    params = json.dumps(about_prompt, sort_keys=True, separators=(",", ":"))
+    documents = (
+        Document(original, _turns(original), _TURNS),
+        Document(conversation, timeline, Placed(POLICY, params)),
+    )
+    records = _records(documents, tokenizer)
     _check_leaks(records.slice(1, 1))
     (before, _), (after, turns) = map(_latencies, records.select(["streams", "clock", "events"]).to_pylist())
     silent = spans_of(conversation)[2]
@@ -220,11 +228,7 @@ def _written(
     }
     if silent:
         labels["empty_messages"] = silent
-    options = {"slice_chars", "min_coverage", "max_slice_chars"}
-    params = {"prompt": PROMPT_VERSION, **config.teacher.model_dump(include=options)}
-    return Written(
-        index, scenario, conversation, timeline, POLICY, json.dumps(params, sort_keys=True, separators=(",", ":")), labels
-    )  # fmt: skip
+    return Written(index, scenario, conversation, timeline, POLICY, params, labels)
 
 
 def _check_words(retold: Retold) -> None:
@@ -257,17 +261,13 @@ def _check_answer(original: Conversation, conversation: Conversation, retold: Re
 
 
 def _check_leaks(records: pa.Table) -> None:
-    """Whether an answer says what had not been read. Raises TextError: leak.
-
-    What it shares with its own thought, which may come after it, is none: the quoted source is the earliest in source
-    order, hence no reading before the thought holds it.
-    """
+    """Whether an answer says what had not been read. Raises TextError: leak."""
     for finding in lexical(records):
-        events = records.column("events")[finding.record].as_py()
-        own = events[finding.event]["message"]
-        evidence = [(fact, source) for fact, source in finding.evidence if events[source]["message"] != own]
-        if evidence:
-            early = "; ".join(f"{fact!r} of {events[source]['text'].strip()[:80]!r}" for fact, source in evidence[:3])
+        if finding.evidence:
+            events = records.column("events")[finding.record].as_py()
+            early = "; ".join(
+                f"{fact!r} of {events[source]['text'].strip()[:80]!r}" for fact, source in finding.evidence[:3]
+            )
             said = events[finding.event]["text"].strip()[:120]
             raise TextError("leak", f"{said!r} says {early} before it had been read")
 
@@ -277,12 +277,9 @@ def _turns(conversation: Conversation) -> Timeline:
     return aligned.timeline
 
 
-def _records(
-    conversations: Sequence[Conversation], timelines: Sequence[Timeline], tokenizer: TextTokenizer
-) -> pa.Table:
+def _records(documents: Sequence[Document], tokenizer: TextTokenizer) -> pa.Table:
     """The records of both. Raises TextError: unencodable."""
-    documents = [Document(c, t, _TURNS) for c, t in zip(conversations, timelines, strict=True)]
-    encoded, first = encode_spans(timelines, tokenizer)
+    encoded, first = encode_spans([document.timeline for document in documents], tokenizer)
     tables = build_tables(documents, Clock(tokenizer), encoded, first)
     for _, error in tables.failed:
         raise TextError("unencodable", str(error))

@@ -219,6 +219,61 @@ def test_verdicts_are_stored_with_their_events_and_change_nothing_else(smollm2: 
     assert leaks.with_verdicts(marked, []).equals(table)
 
 
+def placed_by(table: pa.Table, policy: str) -> pa.Table:
+    """The table with that policy as what placed its records."""
+    rows = table.to_pylist()
+    for row in rows:
+        row["alignment"]["policy"] = policy
+    return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def at_rows(table: pa.Table, *starts: int) -> pa.Table:
+    """The table with the events of its record moved to these rows, in their order."""
+
+    def move(events: list[dict[str, Any]]) -> None:
+        for event, start in zip(events, starts, strict=True):
+            event["start"], event["end"] = start, start + event["end"] - event["start"]
+
+    return replace_events(table, 0, move)
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict"),
+    [("evidence", ["leak"]), ("synth/teacher", []), ("synth/table", []), ("synth/concurrent", [])],
+)
+def test_a_thought_is_no_reading_of_what_was_written_anew(
+    smollm2: TextTokenizer, policy: str, verdict: list[str]
+) -> None:
+    conversation = talk(
+        message("user", "Why?"), message("assistant", thought("I count 7731 cells."), "There are 7731 cells.")
+    )
+    table = tables_of([conversation], "turns", smollm2).records
+    end = next(to_json(table))["events"][0]["end"]
+    assert verdicts(placed_by(at_rows(table, 0, end, end), policy)) == verdict
+
+
+@pytest.mark.parametrize("policy", ["evidence", "synth/teacher", "synth/table"])
+def test_the_order_of_messages_holds_for_what_is_read(smollm2: TextTokenizer, policy: str) -> None:
+    table = tables_of([talk(message("user", QUESTION), message("assistant", "Order 7731."))], "turns", smollm2).records
+    assert verdicts(placed_by(at_rows(table, 0, 0), policy)) == ["leak"]
+
+
+def test_of_slices_the_order_is_that_of_the_start_rows(smollm2: TextTokenizer) -> None:
+    table = tables_of([talk(message("user", QUESTION), message("assistant", "Order 7731."))], "turns", smollm2).records
+    sliced = placed_by(table, "synth/concurrent")
+    # In one slice nobody has heard the other; who starts while the other speaks has heard the beginning.
+    assert verdicts(at_rows(sliced, 0, 0)) == []
+    assert verdicts(at_rows(sliced, 0, 1)) == ["leak"]
+    assert verdicts(sliced) == []
+
+
+def test_streams_of_one_slice_start_as_far_apart_as_the_lag(smollm2: TextTokenizer) -> None:
+    conversation = talk(message("user", QUESTION), message("assistant", "Order 7731."))
+    sliced = placed_by(tables_of([conversation], "turns", smollm2, 1).records, "synth/concurrent")
+    assert verdicts(at_rows(sliced, 0, 1)) == []
+    assert verdicts(at_rows(sliced, 0, 2)) == ["leak"]
+
+
 @dataclass(frozen=True)
 class _NoParams:
     """A policy without parameters."""

@@ -105,6 +105,26 @@ def test_line_breaks_of_both_kinds_are_allowed_where_lines_are() -> None:
     assert code_of("a\r\nb", lines=False) == "control_chars"
 
 
+@pytest.mark.parametrize("text", ["a right angle at D,E,F.", "from A,B and C", "x,y"])
+def test_single_letters_between_commas_are_a_list(text: str) -> None:
+    assert spoken_code_of(text) is None
+
+
+@pytest.mark.parametrize("text", ["well,yes", "yes,I do", "I,you and me", "no!yes", "5,a"])
+def test_other_letters_right_behind_a_mark_are_glued(text: str) -> None:
+    assert spoken_code_of(text) == "glued_words"
+
+
+def test_a_long_sentence_may_say_its_words_again() -> None:
+    twin = (
+        "The height of the tower is 9 (since the number of the floors is 3), and the height of the chimney is 8 "
+        "(since the number of the rings is 4)."
+    )
+    assert code_of(twin, lines=False) is None
+    assert code_of("the end of the tower of the end of the tower and the end of the end of the tower, and the end of it "
+                   "is the tower of the end and the tower", lines=False) == "repeated_words"  # fmt: skip
+
+
 @pytest.mark.parametrize("text", ["5 kΩ", "3 μm", "Δx is small", "π r²", "α + β = 90°", "20 °C, ½ µm"])
 def test_a_greek_letter_alone_is_a_symbol(text: str) -> None:
     assert code_of(text, ["Latin"]) is None

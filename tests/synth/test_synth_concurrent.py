@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from scripted import ScriptedEngine
+from scripted import WORDS, ScriptedEngine
 
 from pipeline.checks import record_violations
+from pipeline.conversation import Source
+from pipeline.errors import ConservationError
 from pipeline.leaks import lexical
-from pipeline.records import to_json
+from pipeline.records import Clock, to_json
+from pipeline.tokenization import TextTokenizer, load_tokenizer
 from schemas import violations
 from synth.config import SynthConfig
+from synth.diversity import Diversity
 from synth.engines import Completion, Request
 from synth.errors import SynthError
 from synth.estimate import dry_run
+from synth.finish import Finisher
+from synth.generators import Rejected, Written
 from synth.generators.concurrent import Concurrent
 from synth.patterns import PATTERNS
 from synth.scenarios import Scenario, load_scenarios
+from synth.scene_checks import scene_of, timing_of
+from synth.scenes import Scene, broken_off, told
 from synth.stage import synthesize_stage
 
 HERE = Path(__file__).parent
@@ -124,8 +134,6 @@ def test_a_slice_is_one_batch_over_dialogues_and_streams(tmp_path: Path) -> None
     ("code", "said"),
     [
         ("truncated", Completion('{"say": "It rained', "length", 1, 1)),
-        ("aborted", Completion("", "abort", 1, 1)),
-        ("refused", Completion("too long", "refused", 1, 1)),
         ("empty_answer", ""),
         ("not_json", "It rained"),
         ("not_json", '{"say": "It'),
@@ -286,6 +294,80 @@ def test_the_estimate_of_a_scored_run_is_what_it_asks(tmp_path: Path) -> None:
         if stream.role != "tool"
     )
     assert dry_run(config)["requests"] == speaking
+
+
+def random_scene(scenario: Scenario, draw: random.Random) -> Scene:
+    """A scene of the scenario's timing in which everybody says a few words, and numbers and names: new ones, and such as have
+    been said in a slice before, by anybody."""
+    rows: list[list[str | None]] = []
+    for moment in timing_of(scenario, draw.choice(scenario.scores)):
+        facts = [word for row in rows for cell in row if cell for word in cell.split() if word[0] in "0123456789GOL"]
+        row: list[str | None] = []
+        for stream, speaks in zip(scenario.streams, moment, strict=True):
+            words = draw.sample(WORDS, 3)
+            if facts and draw.random() < 0.5:
+                words.insert(draw.randint(1, 3), draw.choice(facts))
+            if draw.random() < 0.2:
+                words.insert(1, draw.choice([str(draw.randint(10, 60)), "Geneva", "Oslo", "Lima"]))
+            if stream.role == "call":
+                words.insert(0, scenario.tools[0].name if scenario.tools else "search")
+            row.append(" ".join(words) if speaks else None)
+        rows.append(row)
+    return broken_off(scene_of(scenario, rows))
+
+
+def written_of(scene: Scene, index: int = 0) -> Written:
+    source = Source("synthetic", "scene", index, None, None, "0" * 64)
+    conversation, timeline = told(scene, [source], f"synthetic/{index}", {})
+    return Written(index, "scene", conversation, timeline, "synth/concurrent", scene=scene)
+
+
+def finisher(smollm2: TextTokenizer, lag: int = 0) -> Finisher:
+    config = SynthConfig(generator="concurrent", scenarios=[TALK], samples=1, diversity={"threshold": 1.0})
+    return Finisher(config, Clock(smollm2, lag), Diversity(config.diversity), None, None)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> TextTokenizer:
+    return load_tokenizer("smollm2")
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_what_was_said_in_a_slice_before_may_be_said_again_by_anybody(smollm2: TextTokenizer, lag: int) -> None:
+    draw = random.Random(1)
+    scenes = [random_scene(s, draw) for s in load_scenarios([EXAMPLES]) if s.scores for _ in range(8)]
+    written = [written_of(scene, index) for index, scene in enumerate(scenes)]
+    done = finisher(smollm2, lag).finish(written)
+    assert [one for one in done.outcomes if isinstance(one, Rejected)] == []
+    assert [finding for finding in lexical(done.records) if finding.verdict != "clear"] == []
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("forgets", ["all waits", "the last user's words"])
+def test_a_layout_in_which_a_slice_does_not_wait_for_those_before_is_our_fault(
+    smollm2: TextTokenizer, forgets: str, lag: int
+) -> None:
+    cells: list[list[str | None]] = [
+        ["my flight is", None],
+        ["number 4412 to Oslo please", None],
+        [None, "4412 to Oslo noted"],
+    ]
+    one = written_of(scene_of(TALK, cells))
+    assert finisher(smollm2, lag).finish([one]).outcomes == [one]
+    after = [
+        tuple(wait for wait in waits if wait != 1) if forgets == "the last user's words" else ()
+        for waits in one.timeline.after
+    ]
+    assert after != list(one.timeline.after)
+    with pytest.raises(ConservationError, match=r"slice 3 of a scene starts before .*4412 to Oslo noted"):
+        finisher(smollm2, lag).finish([replace(one, timeline=replace(one.timeline, after=after))])
+
+
+def test_slices_whose_words_share_a_token_are_told_apart(smollm2: TextTokenizer) -> None:
+    cells: list[list[str | None]] = [["天气", None], ["很好吗", "今天"], ["我想知", "天气很"], ["道。", "好"]]
+    scenario = TALK.model_copy(update={"scripts": ("Han",)})
+    one = written_of(scene_of(scenario, cells))
+    assert finisher(smollm2).finish([one]).outcomes == [one]
 
 
 def test_an_engine_that_keeps_an_answer_back_is_an_error(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def table_of(*scenes: tuple[Utterance, ...], lag: int = 0) -> pa.Table:
     for number, said in enumerate(scenes):
         source = Source("synthetic", "talk", number, "concurrent", None, "0" * 64)
         conversation, timeline = told(Scene(STREAMS, said), [source], f"synthetic/{number}", {})
-        documents.append(Document(conversation, timeline, Placed("synth/concurrent", "{}")))
+        documents.append(Document(conversation, timeline, Placed("synth/table", "{}")))
     encoded, first = encode_spans([d.timeline for d in documents], clock.tokenizer)
     tables = build_tables(documents, clock, encoded, first)
     assert not tables.failed

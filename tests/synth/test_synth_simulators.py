@@ -73,6 +73,12 @@ def test_what_is_no_call_is_refused_with_a_reason(text: str, reason: str) -> Non
         ("10 % 4", "2"),
         ("1,200 × 3 =", "3600"),
         ("50% of 200", "100"),
+        ("20 + 10% of 50", "25"),
+        ("100 + 10% * 50", "105"),
+        ("50% + 10%", "0.6"),
+        ("7 - 10 % 3", "6"),
+        ("10 * -5%", "-0.5"),
+        ("10x10", "100"),
         ("27 seagulls / 3", "9"),
         ("1.05 ^ 20", "2.65329770514"),
         ("123456789012345678 + 1", "123456789012345679"),
@@ -92,6 +98,12 @@ def test_the_calculator_computes_exactly(expression: str, result: str) -> None:
         ("10 ** 40", "too large"),
         ("0.5 ^ 99999999", "too small"),
         ("2 ^ 0.5", "no whole number"),
+        ("0x10", "no expression"),
+        ("100 + 10%", "of what the percentage is"),
+        ("200 - 10%", "of what the percentage is"),
+        ("150 + 20% tip", "of what the percentage is"),
+        ("100 - 10% - 5", "of what the percentage is"),
+        ("100 * 5% + 3", "of what the percentage is"),
         ("1+" * 80 + "1", "too long"),
         ("the moon", "no expression"),
         ("__import__('os').getcwd()", "no expression"),
@@ -168,6 +180,27 @@ def test_the_entry_with_the_most_words_in_common_is_taken_then_the_shortest_then
     assert look_up(entries, "a red bicycle tyre, please") == "b"
     assert look_up(entries, "tyre") == "c"
     assert look_up(entries, "the bicycle tyre of 2020") == "c"
+
+
+@pytest.mark.parametrize(
+    ("query", "result"),
+    [
+        ("AB-123", "late"),
+        ("AB 123", "late"),
+        ("is flight ab 123 late", "late"),
+        ("AB 124", NOTHING_FOUND),
+        ("2024 05 20", "a Monday"),
+        ("20/5/2024", "a Monday"),
+        ("21/5/2024", NOTHING_FOUND),
+        ("ann at example.org", "Ann"),
+        ("ann@example.com", NOTHING_FOUND),
+        ("10.50", "ten and a half"),
+        ("10 5", NOTHING_FOUND),
+    ],
+)
+def test_a_compound_is_looked_up_by_its_pieces(query: str, result: str) -> None:
+    entries = {"flight AB-123": "late", "2024-05-20": "a Monday", "ann@example.org": "Ann", "10.5": "ten and a half"}
+    assert look_up(entries, query) == result
 
 
 def test_scripts_without_spaces_are_looked_up_by_character() -> None:

@@ -308,3 +308,62 @@ def test_what_a_tool_finds_is_not_said_before_it_has(said: str, code: str | None
     sample = replace(sample_of(scenario=CALLING), max_rows=6)
     text = json.dumps({"rows": rows})
     assert (code_of(text, sample) if code else len(parse(sample, text))) == (code or 5)
+
+
+def results_code(asked: str, said: Sequence[str], found: str) -> str | None:
+    """What a table is rejected for in which an assistant says ``said`` in the rows between a call and its result."""
+    rows = [(asked, "-", "-", "-"), ("if you please", "-", "find it", "-"), *(("-", line, "-", "-") for line in said)]
+    rows = [*rows, ("thank you", "-", "-", found), ("-", "Here you are.", "-", "-")]
+    sample = replace(sample_of(scenario=CALLING), max_rows=8)
+    sample = replace(sample, scenario=CALLING.model_copy(update={"scripts": ("Latin", "Han", "Hangul")}))
+    table = [dict(zip(("user", "assistant", "call", "tool"), row, strict=True)) for row in rows]
+    try:
+        parse(sample, json.dumps({"rows": table}))
+    except TextError as error:
+        return error.code
+    return None
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("It leaves from gate B7", "gate B7"),
+        ("It is gate 7", "gate 7 now"),
+        ("It leaves from Oslo", "Oslo central station"),
+        ("Oslo it is", "it is Oslo"),
+        ("It costs 1,200 now", "price 1200"),
+        ("It leaves at 9:05 sharp", "departs 09:05"),
+        ("leaves at half past nine", "half past nine tonight"),
+        ("it costs forty-five dollars", "forty-five dollars"),
+        ("snow and strong wind there", "snow and strong wind"),
+        ("Take the blue line northbound please", "take blue line northbound"),
+        ("会有大风雪的", "明天有大风雪"),
+    ],
+)
+def test_whatever_a_tool_finds_is_not_said_before_it_has(said: str, found: str) -> None:
+    assert results_code("When and where does it leave", [said], found) == "leak"
+    assert results_code(f"I was told {found}, is it so", ["One moment, I am looking", said], found) is None
+
+
+def test_words_of_a_result_that_are_said_in_two_rows_are_found() -> None:
+    assert (
+        results_code("When does it leave", ["That should be at half", "past nine, if I am right"], "half past nine")
+        == "leak"
+    )
+    assert (
+        results_code("When does it leave", ["That is the other half", "of it, past the bridge"], "half past nine")
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("Let me look up the next train", "next train 9:40, track 3"),
+        ("I ask for it, one moment", "one seat left, ask at the desk"),
+        ("That takes 20 seconds", "track 3"),
+        ("The sum is 12 + 30 = 42", "42"),
+    ],
+)
+def test_what_is_said_while_a_tool_looks_is_no_leak(said: str, found: str) -> None:
+    assert results_code("When does my train leave", [said], found) is None

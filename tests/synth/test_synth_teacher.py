@@ -318,7 +318,7 @@ def test_a_piece_waits_for_exactly_what_its_writer_had_seen(run: tuple[list[Writ
     )
 
 
-def test_an_answer_that_ended_early_ends_with_the_reading(smollm2: TextTokenizer) -> None:
+def test_the_last_word_of_an_answer_that_ended_early_comes_with_the_end_of_the_reading(smollm2: TextTokenizer) -> None:
     words = ["Oh, flat bread.", "That sounds cold.", ""]
     one = played(smollm2, SOURDOUGH, *({"think": "", "say": text} for text in words))
     assert isinstance(one, Written)
@@ -327,9 +327,41 @@ def test_an_answer_that_ended_early_ends_with_the_reading(smollm2: TextTokenizer
         [e for e in record["events"] if record["streams"][e["stream"]]["name"] == name]
         for name in ("user", "assistant")
     )
-    assert [e["text"] for e in said] == ["Oh, flat bread.", " That sounds cold."]
-    assert said[0]["start"] < user[-1]["end"] <= said[1]["start"]
-    assert said[1]["final"]
+    assert [e["text"] for e in said] == ["Oh, flat bread.", " That sounds", " cold."]
+    assert said[1]["start"] < user[-1]["end"] <= said[2]["start"]
+    assert [e["final"] for e in said] == [False, False, True]
+    assert said_text(one.conversation, 1) == "".join(e["text"] for e in said) == "Oh, flat bread. That sounds cold."
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("Pittsburgh Steelers", ["Pittsburgh", " Steelers"]),
+        ("In 1911.", ["In", " 1911."]),
+        ("17", []),
+        ('They say\n\n(so) "yes".', ["They say\n\n(so)", ' "yes".']),
+        ("水果是无花果。", ["水果是无花", "果。"]),
+        ("有 17 秒", ["有 17", " 秒"]),
+        ("果。", []),
+        ("น้ำ", []),
+        ("ดื่มน้ำ", ["ดื่ม", "น้ำ"]),
+    ],
+)
+def test_a_last_piece_is_cut_before_its_last_word(text: str, pieces: list[str]) -> None:
+    (task,) = tasks_of(SOURDOUGH, OPTIONS.slice_chars, OPTIONS.min_coverage)
+    early = [("text", pieces[0], 0), ("text", pieces[1], 2)] if pieces else [("text", text, 2)]
+    assert Retold(task, (Said(0, "text", text),)).chunks() == early
+    assert Retold(task, (Said(2, "text", text),)).chunks() == [("text", text, 2)]
+
+
+def test_a_short_answer_that_is_said_once_is_early(smollm2: TextTokenizer) -> None:
+    """As by a writer who says the span when it has been read, and nothing more."""
+    one = played(smollm2, LIGHTHOUSE, {"say": "Ilse Brandt"}, {"say": ""}, {"say": ""})
+    assert isinstance(one, Written)
+    assert one.conversation.messages[1] == LIGHTHOUSE.messages[1]
+    assert one.labels["teacher"]["saved"] > 0
+    finisher = Finisher(CONFIG, Clock(smollm2), Diversity(CONFIG.diversity), None, None)
+    assert isinstance(finisher.finish([one]).outcomes[0], Written)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -348,18 +380,24 @@ def test_any_pattern_of_silence_is_laid_out_honestly(smollm2: TextTokenizer, spe
     conversation = replace(SOURDOUGH, messages=(SOURDOUGH.messages[0], retold.message(SOURDOUGH.messages[1])))
     timeline = timeline_of(conversation, {1: retold})
     record_of(conversation, timeline, smollm2)
-    texts = [text for _, text in texts_of(timeline)]
+    chunks = texts_of(timeline)
+    texts = [text.strip() for _, text in chunks]
+    asked = SOURDOUGH.messages[0].parts[0].text
+    assert "".join(text for _, text in chunks) == asked + "".join(p.text for p in conversation.messages[1].parts)
+
+    def read_before(text: str) -> str:
+        return "".join(chunks[c][1] for c in sorted(seen_by(timeline, texts.index(text))) if chunks[c][0] == "user")
+
     for at, one in enumerate(said):
-        before = {
-            texts[c].strip() for c in seen_by(timeline, texts.index(next(t for t in texts if t.strip() == one.text)))
-        }
-        assert {earlier.text for earlier in said[:at]} <= before
-        read = "".join(text for text in texts if text.strip() in before and text in SOURDOUGH.messages[0].parts[0].text)
-        due = task.slices[: one.slice + 1]
-        assert read.startswith("".join(piece.text for slice_ in due for piece in slice_))
-        is_last_of_part = one.voice not in {later.voice for later in said[at + 1 :]}
-        if is_last_of_part:
-            assert read == SOURDOUGH.messages[0].parts[0].text
+        voice, word = one.text.split()
+        first, last = (one.text, one.text) if one.text in texts else (voice, word)
+        before = " ".join(texts[c] for c in seen_by(timeline, texts.index(first)))
+        assert all(earlier_word in before for earlier in said[:at] for earlier_word in earlier.text.split())
+        due = "".join(piece.text for slice_ in task.slices[: one.slice + 1] for piece in slice_)
+        assert read_before(first).startswith(due)
+        if one.voice not in {later.voice for later in said[at + 1 :]}:
+            assert read_before(last) == asked
+            assert (first == last) is (read_before(first) == asked)
 
 
 SCRIPTS: dict[str, list[dict[str, str] | str | Completion]] = {
@@ -739,6 +777,62 @@ def test_a_thought_after_what_was_said_is_no_source_of_it(smollm2: TextTokenizer
     assert one.code == "leak"
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_what_a_thought_says_again_later_is_no_leak_to_the_generator_and_to_the_finisher(
+    smollm2: TextTokenizer, early: bool
+) -> None:
+    said = "give it 25 grams." if early else "wait for 17 degrees."
+    one = played(
+        smollm2,
+        SOURDOUGH,
+        {"think": "", "say": f"A starter fed once a week is weak, {said}"},
+        {
+            "think": "25 grams of flour, then two hours at 17 degrees is too short.",
+            "say": "And two hours are too short.",
+        },
+        {"think": "fine", "say": "Change that first."},
+    )
+    if not early:
+        assert isinstance(one, Rejected)
+        assert one.code == "leak"
+        assert "'17' of 'The dough rises" in one.message
+        return
+    assert isinstance(one, Written)
+    done = Finisher(CONFIG, Clock(smollm2), Diversity(CONFIG.diversity), None, None).finish([one])
+    assert done.outcomes == [one]
+    assert [finding for finding in lexical(done.records) if finding.verdict != "clear"] == []
+
+
+LISTED = "Hotel Alba costs 50 euros a night. It has 20 rooms in the old town. Hotel Berna costs 70 euros. It is by the lake. "
+
+
+@pytest.mark.parametrize(
+    ("answer", "early"),
+    [
+        ("These hotels are there:\n- Hotel Alba costs 50 euros a night\n- Hotel Berna costs 70 euros", [True, True]),
+        ("The cheapest hotels:\n- Hotel Alba costs 50 euros a night\n\n- Hotel Berna costs 70 euros", [False, False]),
+        (
+            "**All the hotels:**\n- Hotel Alba costs 50 euros a night\nThat was one.\n- Hotel Berna costs 70 euros",
+            [False, True],
+        ),
+        (
+            "The best one: have a look\n- Hotel Alba costs 50 euros a night\n- Hotel Berna costs 70 euros",
+            [False, False],
+        ),
+        (
+            "Here is a list\n1. **Option:**\n   - Hotel Alba costs 50 euros a night\n   - Hotel Berna costs 70 euros",
+            [False, False],
+        ),
+        ("I like the best.\n- Hotel Alba costs 50 euros a night\n- Hotel Berna costs 70 euros", [True, True]),
+    ],
+)
+def test_items_of_a_list_that_is_chosen_from_everything_wait_for_the_end(answer: str, early: list[bool]) -> None:
+    conversation = Conversation((user("Tell me about the hotels.", context=LISTED * 2), assistant(answer)))
+    (task,) = tasks_of(conversation, OPTIONS.slice_chars, OPTIONS.min_coverage)
+    items = [point for point in task.points if "Hotel" in point.text]
+    assert [point.slice < task.last for point in items] == early
+
+
 def test_pieces_in_scripts_without_spaces_are_joined_without_one() -> None:
     (task,) = tasks_of(FERRIES, OPTIONS.slice_chars, OPTIONS.min_coverage)
 
@@ -771,6 +865,31 @@ def test_pieces_in_scripts_without_spaces_are_joined_without_one() -> None:
         ("#### 50%", "#### 0.5", True),
         ("#### 50", "The answer is 50%.", True),
         ("#### 50%", "The answer is 5.", False),
+        ("#### 32", "The answer is not 32.", False),
+        ("#### 32", "The answer is not 34 but 32.", True),
+        ("#### 32", "So it is 32, not 40.", True),
+        ("#### 32", "That makes 32k.", False),
+        ("#### 32000", "That makes 32k.", True),
+        ("#### 32", "The answer is 32 - wait, 34.", False),
+        ("#### 34", "The answer is 32 - wait, 34.", True),
+        ("#### 32", "The answer is 32. Wait, I have counted twice.", True),
+        ("#### 32", "The answer is 32 or 34.", False),
+        ("#### 34", "It is 32 apples or 34 apples.", False),
+        ("#### 34", "It is between 32 and 34.", False),
+        ("#### 34", "It is 32-34.", False),
+        ("$1.5 million", "That is 1.5.", False),
+        ("$1.5 million", "That is 1,500,000 dollars.", True),
+        ("$1.5 million", "That is 1.5 million dollars.", True),
+        ("#### 3", "That is 3½.", False),
+        ("#### 3.5", "That is 3½.", True),
+        ("#### 0.5", "That is ½.", True),
+        ("#### 3", "That is minus 3.", False),
+        ("#### -3", "That is minus 3.", True),
+        ("#### -3", "It is negative 3.", True),
+        ("#### 3", "The answer is - 3.", False),
+        ("#### -3", "- 3", True),
+        ("#### 2", "5 - 3 = 2", True),
+        ("#### 3", "What is left:\n- 8 pears\n- 3 apples", True),
     ],
 )
 def test_equal_and_different_values(answer: str, text: str, same: bool) -> None:
@@ -784,11 +903,77 @@ def test_a_heading_is_no_final_answer() -> None:
     assert final_of(answered("Write.", "Step 1: the answer is in the box below. We take 3 of them.")) is None
 
 
-def test_a_span_that_is_denied_is_not_given() -> None:
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("It is Paris and not Rome.", True),
+        ("It is not Paris but Rome.", False),
+        ("Paris was not the place.", False),
+        ("Paris didn't see it.", False),
+        ("Rome rather than Paris.", False),
+        ("Instead of Paris it is Rome.", False),
+        ("Paris or Rome.", False),
+        ("Either Rome or Paris.", False),
+        ("Paris or Rome? It was Paris.", True),
+        ("It was Paris, which is not far.", True),
+    ],
+)
+def test_a_span_that_is_denied_or_one_of_several_is_not_given(text: str, given: bool) -> None:
     final = final_of(answered("Where?", "Paris", context="It was Paris."))
     assert final is not None
-    assert final.given_by("It is Paris and not Rome.") == "Paris"
-    assert final.given_by("It is not Paris but Rome.") is None
+    assert final.given_by(text) == ("Paris" if given else None)
+    # Whether it may be told to a writer is another question.
+    assert final.is_told_by(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [("那是河口市。", True), ("不是河口市，是山城。", False), ("河口市或山城。", False), ("山城还是河口市", False)],
+)
+def test_a_span_in_a_script_without_spaces_is_denied_too(text: str, given: bool) -> None:
+    final = final_of(answered("哪里?", "河口市", context="那是河口市。"))
+    assert final is not None
+    assert (final.given_by(text) is not None) is given
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "given"),
+    [
+        ("17", "17 seconds before the end of game 50.", True),
+        ("17", "还剩17秒，比分 20–18", True),
+        ("17", "It was game 50, with 18 seconds left.", False),
+        ("17", "It was not 17 seconds but 18.", False),
+        ("17", "It was 17 or 18 seconds.", False),
+        ("1,851", "In 1851 of the 1862 cases.", True),
+        ("63%", "About 63 percent, compared with 42%.", True),
+    ],
+)
+def test_a_number_that_a_corpus_gives_as_its_span_may_stand_anywhere(gold: str, text: str, given: bool) -> None:
+    extra = {"answers": [{"text": gold, "answer_start": 0}]}
+    final = final_of(answered("How many?", gold, context=f"There were {gold}.", extra=extra))
+    assert final is not None
+    assert (final.given_by(text) == final.value) is given
+    # Where no corpus says so it is the last one.
+    alone = final_of(answered("How many?", gold, context=f"There were {gold}."))
+    assert alone is not None
+    assert alone.kind == "number"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "context", "value"),
+    [
+        ("Is it far?", "Yes, it is. Take the bus.", "", "yes"),
+        ("Is it far?", "Yes, here is a plan. Take the bus. Then walk.", "", None),
+        ("Is it far?", "Yes, it is. It took years. Many went.", "They went.", "yes"),
+        ("Can you help me?", "Yes, I can.", "", None),
+        ("I am lost. Could you tell me the way?", "Yes, of course.", "", None),
+        ("Can I use two of them?", "Yes, you can.", "", "yes"),
+        ("Would you help? Is it far?", "No, it is near.", "", "no"),
+    ],
+)
+def test_a_polite_yes_is_no_decision(question: str, answer: str, context: str, value: str | None) -> None:
+    final = final_of(answered(question, answer, context=context))
+    assert (final.value if final and final.kind == "decision" else None) == value
 
 
 @pytest.mark.parametrize(
@@ -801,6 +986,7 @@ def test_a_span_that_is_denied_is_not_given() -> None:
         ("There is no difference.", None),
         ("As to the whole frame: no.", "no"),
         ("No-one knows.", None),
+        ("It is not a yes.", None),
     ],
 )
 def test_decisions_inside_a_sentence(text: str, decision: str | None) -> None:
@@ -817,10 +1003,23 @@ def test_decisions_inside_a_sentence(text: str, decision: str | None) -> None:
         ("A train needs longer. The rest is open.", None),
         ("The answer is A because it is light.", "A"),
         ("It is D.", None),
+        ("Option B, not A.", "B"),
+        ("It is not B.", None),
+        ("B is wrong.", None),
+        ("It is B or C.", None),
+        ("Is it B? No.", None),
+        ("B or C? I say option C.", "C"),
     ],
 )
 def test_options_are_named_by_their_labels_alone(text: str, label: str | None) -> None:
     assert final_answer(answered(OPTIONS_ASKED, "B"), text) == label
+
+
+@pytest.mark.parametrize("text", ["B is wrong.", "It is B or C.", "Is it B?"])
+def test_an_option_that_is_left_open_is_not_told_to_a_writer_either(text: str) -> None:
+    final = final_of(answered(OPTIONS_ASKED, "B"))
+    assert final is not None
+    assert final.is_told_by(text)
 
 
 @pytest.mark.slow
