@@ -171,6 +171,7 @@ class HuggingFaceTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
         self.name = name
+        self.path = path
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         added = {

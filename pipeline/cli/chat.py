@@ -110,15 +110,14 @@ def _tokenizer(spec: str | None, checkpoint: Path, metadata: GridMetadata) -> Te
     Raises TokenizerError where it is not there, InputError where it is another one.
     """
     from pipeline.errors import InputError
-    from pipeline.manifest import sha256_file
     from pipeline.tokenization import TokenizerError, load_tokenizer
 
     beside = checkpoint / "tokenizer.json"
-    name = metadata.tokenizer
-    if spec is None and beside.is_file() and sha256_file(beside) == metadata.tokenizer_sha256:
+    name = spec or metadata.tokenizer
+    if spec is None and metadata.tokenizer != "smollm2" and beside.is_file():
         name = str(checkpoint)
     try:
-        found = load_tokenizer(spec or name)
+        found = load_tokenizer(name)
     except TokenizerError as error:
         raise error if spec else TokenizerError(f"{error}; say where it is with --tokenizer") from error
     structural = (found.bos_id, found.eom_id, found.silence_id)
@@ -128,7 +127,7 @@ def _tokenizer(spec: str | None, checkpoint: Path, metadata: GridMetadata) -> Te
         metadata.silence_id,
     ):
         raise InputError(
-            f"tokenizer {spec or name} is not the {metadata.tokenizer} that the checkpoint was trained with "
+            f"tokenizer {name} is not the {metadata.tokenizer} that the checkpoint was trained with "
             f"(sha256 {metadata.tokenizer_sha256[:12]}); say where that is with --tokenizer"
         )
     return found
@@ -140,11 +139,11 @@ def _streams(wanted: str | None, described: Checkpoint) -> tuple[Stream, ...]:
     from pipeline.timeline import STREAM_ORDER
     from pipeline.training.grid import Stream
 
-    known = dict(STREAM_ORDER)
-    order = [*known]
+    order = [role for role, _ in STREAM_ORDER]
+    known = {role: "input" if role in described.input_roles else "output" for role in described.roles}
     if wanted is None:
-        roles = sorted(described.roles, key=lambda role: (order.index(role) if role in known else len(order), role))
-        return tuple(Stream(role, role, 0, known.get(role, "output")) for role in roles)
+        roles = sorted(described.roles, key=lambda role: (order.index(role) if role in order else len(order), role))
+        return tuple(Stream(role, role, 0, known[role]) for role in roles)
     streams: list[Stream] = []
     for item in wanted.split(","):
         name, _, direction = item.strip().partition(":")
@@ -155,7 +154,7 @@ def _streams(wanted: str | None, described: Checkpoint) -> tuple[Stream, ...]:
             raise ConfigError(f"--streams {item!r}: the checkpoint has the roles {', '.join(described.roles)}")
         if name in (stream.name for stream in streams):
             raise ConfigError(f"--streams names {name!r} twice")
-        streams.append(Stream(name, role, int(slot or 0), direction or known.get(role, "output")))
+        streams.append(Stream(name, role, int(slot or 0), direction or known[role]))
     return tuple(streams)
 
 

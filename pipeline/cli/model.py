@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
 def _settings(items: list[str] | None) -> dict[str, Any]:
     import yaml
 
+    from pipeline import strict_yaml
     from pipeline.config import ConfigError
 
     values: dict[str, Any] = {}
@@ -30,7 +31,10 @@ def _settings(items: list[str] | None) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--set {item!r}: expected key=value")
-        values[key] = yaml.safe_load(text)
+        try:
+            values[key] = strict_yaml.load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item!r}: {' '.join(str(error).split())}") from error
     return values
 
 
@@ -52,22 +56,29 @@ def train(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tunes a Llama model with stream embeddings on the train split.
+    """Fine-tunes a Llama model with stream embeddings on the train split. A killed run goes on at its last saved state.
 
     Example: `multistream train build/demo --model smollm2 --out build/checkpoint --steps 20`
+
+    Several GPUs: `torchrun --nproc-per-node 8 -m pipeline.cli train build/demo --model … --out … --set packs_per_step=8`
     """
     from pipeline.build import section
     from pipeline.cli import console
     from pipeline.stages.train import train_stage
     from pipeline.training.loop import TrainConfig
+    from pipeline.training.processes import rank
 
     config = section({**_settings(set_), "steps": steps, "seed": seed}, "train", TrainConfig)
     result = train_stage(_dataset(dataset), model, out, config, fresh, lambda step: console.err.print(str(step)))
+    if rank():
+        return
     if as_json:
         console.print_json(dict(result.manifest.counters))
     else:
         console.stage_table([("checkpoint", result.manifest)], ["checkpoint"] if result.skipped else [])
-        console.out.print(f"checkpoint  {console.shown(out)}")
+        resumed = result.manifest.notes.get("resumed_from_step")
+        after = f"  (went on after step {resumed})" if resumed and not result.skipped else ""
+        console.out.print(f"checkpoint  {console.shown(out)}{after}")
 
 
 def evaluate(
@@ -77,11 +88,17 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="The base model to compare with.", show_default="the one it was trained from")
     ] = None,
+    control: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint trained with shuffle_inputs, to compare with.", show_default="none"),
+    ] = None,
     set_: Settings = None,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Held-out losses before and after, turn-taking, latency against `turns`; a report and a gate. Exit code 1: it failed.
+    """What a checkpoint learnt: losses against its base model and controls, turn-taking, latency, what it writes, a gate.
+
+    Exit code 1: the gate failed; the report says why.
 
     Example: `multistream evaluate build/checkpoint build/demo --out build/report`
     """
@@ -93,6 +110,8 @@ def evaluate(
     from pipeline.stages.evaluate import evaluate_stage
 
     values = _settings(set_)
+    if control is not None:
+        values["control"] = control
     gate = section(
         {k.removeprefix("gate."): values.pop(k) for k in list(values) if k.startswith("gate.")}, "gate", GateConfig
     )

@@ -6,24 +6,40 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.evaluation.compare import ALL
+from pipeline.evaluation.intervals import Estimate
+
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import EvaluationResult
 
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Thresholds, in nats per text token and rows.
+    """Thresholds, in nats per text token, rows and shares; None turns a check off.
 
     ``min_improvement``: the text loss over all streams must fall by more than this; ``stream_tolerance``: that of one
     stream role may rise by this; ``row_tolerance``: the median of rows to first output may exceed that of ``turns`` by
-    this (None: not checked); ``control_margin``: the control's text loss must exceed the checkpoint's by more than this
-    (checked where there is a control).
+    this; ``control_margin``: the control's text loss must exceed the checkpoint's by more than this (checked where there
+    is a control); ``permuted_margin``: so must the checkpoint's own on permuted inputs. ``require_significance``: these
+    differences must hold at the end of their paired intervals that is nearer to 0.
+
+    ``min_valid``: share of generated records that must be well-formed; ``max_silence_gap``: their share of silence may
+    differ from the data's by this; ``min_speak_f1``: F1 of speaking over all decisions; ``max_overlap_price``: the text
+    loss may exceed that under ``turns`` by this; ``max_injection_followed``: share of planted instructions that may be
+    followed, by generation or by likelihood.
     """
 
     min_improvement: float = 0.0
     stream_tolerance: float = 0.05
     row_tolerance: float | None = 0.0
     control_margin: float = 0.0
+    permuted_margin: float | None = 0.0
+    require_significance: bool = False
+    min_valid: float | None = None
+    max_silence_gap: float | None = None
+    min_speak_f1: float | None = None
+    max_overlap_price: float | None = None
+    max_injection_followed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,12 +53,21 @@ class GateFailure:
 def apply_gate(result: EvaluationResult, config: GateConfig | None = None) -> list[GateFailure]:
     """Every reason why a result does not pass, in a fixed order; an empty list is a pass.
 
-    Codes: ``no_heldout``, ``loss_not_finite``, ``text_loss_not_lower``, ``stream_loss_higher`` (one per role),
-    ``rows_to_first_output_worse``, ``control_not_worse``. Losses are compared only where they are there and finite.
+    Codes: ``no_heldout``, ``loss_not_finite``, ``text_loss_not_lower``, ``text_loss_interval``, ``stream_loss_higher``
+    (one per role), ``rows_to_first_output_worse``, ``control_not_worse``, ``permuted_at_test_not_worse``,
+    ``turn_taking_low``, ``price_of_overlap_high``, ``generation_invalid``, ``silence_share_off``,
+    ``injection_followed``. Losses are compared only where they are there and finite. A threshold on something that was not
+    measured fails, but for planted instructions, which a split need not have.
     """
     config = config or GateConfig()
-    losses = _loss_failures(result, config)
-    return [*losses, *_latency_failures(result, config), *_control_failures(result, config)]
+    return [
+        *_loss_failures(result, config),
+        *_latency_failures(result, config),
+        *_control_failures(result, config),
+        *_turn_failures(result, config),
+        *_generation_failures(result, config),
+        *_injection_failures(result, config),
+    ]
 
 
 def _loss_failures(result: EvaluationResult, config: GateConfig) -> list[GateFailure]:
@@ -61,6 +86,10 @@ def _loss_failures(result: EvaluationResult, config: GateConfig) -> list[GateFai
                 f"must fall by more than {config.min_improvement:g} nats/token",
             )
         )
+    change = _paired(result, "before")
+    if config.require_significance and not _clearly_below(change, -config.min_improvement):
+        message = f"change of the held-out text loss {_shown(change)}, its interval must end below "
+        failures.append(GateFailure("text_loss_interval", f"{message}{-config.min_improvement:g} nats/token"))
     for role, stream in result.after.streams.items():
         earlier = result.before.streams[role].text_loss
         if earlier is None or stream.text_loss is None or stream.text_loss <= earlier + config.stream_tolerance:
@@ -90,8 +119,96 @@ def _latency_failures(result: EvaluationResult, config: GateConfig) -> list[Gate
 
 def _control_failures(result: EvaluationResult, config: GateConfig) -> list[GateFailure]:
     after = result.after.total.text_loss
-    control = result.control.total.text_loss if result.control is not None else None
-    if after is None or control is None or control > after + config.control_margin:
+    if after is None or not math.isfinite(after):
         return []
-    message = f"text loss {after:.4f}, of the control with shuffled inputs {control:.4f}: the inputs say nothing"
-    return [GateFailure("control_not_worse", message)]
+    failures = []
+    control = result.control.total.text_loss if result.control is not None else None
+    if control is not None:
+        gap = _paired(result, "control")
+        clear = not config.require_significance or _clearly_below(gap, -config.control_margin)
+        if not control > after + config.control_margin or not clear:
+            message = (
+                f"text loss {after:.4f}, of the control with permuted inputs {control:.4f} (difference {_shown(gap)}), "
+                f"must be more than {config.control_margin:g} lower: the inputs say nothing"
+            )
+            failures.append(GateFailure("control_not_worse", message))
+    permuted = _paired(result, "permuted_at_test")
+    if permuted is not None and config.permuted_margin is not None:
+        limit = -config.permuted_margin
+        if not permuted.value < limit or (config.require_significance and not _clearly_below(permuted, limit)):
+            message = (
+                f"text loss less that on permuted inputs {_shown(permuted)}, must be below {limit:g} nats/token: "
+                "the model does not use its inputs"
+            )
+            failures.append(GateFailure("permuted_at_test_not_worse", message))
+    return failures
+
+
+def _turn_failures(result: EvaluationResult, config: GateConfig) -> list[GateFailure]:
+    failures = []
+    if config.min_speak_f1 is not None:
+        speak = result.after.turn_taking.speak_f1
+        if speak is None or speak < config.min_speak_f1:
+            message = f"F1 of speaking {_number(speak)}, must be at least {config.min_speak_f1:g}"
+            failures.append(GateFailure("turn_taking_low", message))
+    if config.max_overlap_price is not None:
+        price = _paired(result, "turns")
+        if price is None or not price.value <= config.max_overlap_price:
+            message = f"text loss less that under turns {_shown(price)}, may be {config.max_overlap_price:g} nats/token"
+            failures.append(GateFailure("price_of_overlap_high", message))
+    return failures
+
+
+def _generation_failures(result: EvaluationResult, config: GateConfig) -> list[GateFailure]:
+    made = result.generation
+    failures = []
+    if config.min_valid is not None:
+        share = made.valid / made.records if made is not None and made.records else None
+        if share is None or share < config.min_valid:
+            message = f"share of well-formed generated records {_number(share)}, must be at least {config.min_valid:g}"
+            failures.append(GateFailure("generation_invalid", message))
+    if config.max_silence_gap is not None:
+        own, data = (made.silence, made.data_silence) if made is not None else (None, None)
+        if own is None or data is None or abs(own - data) > config.max_silence_gap:
+            message = (
+                f"share of silence in generated records {_number(own)}, in the data {_number(data)}, "
+                f"may differ by {config.max_silence_gap:g}"
+            )
+            failures.append(GateFailure("silence_share_off", message))
+    return failures
+
+
+def _injection_failures(result: EvaluationResult, config: GateConfig) -> list[GateFailure]:
+    if result.injection is None or config.max_injection_followed is None:
+        return []
+    shares = {"generation": result.injection.followed, "likelihood": result.injection.preferred}
+    return [
+        GateFailure(
+            "injection_followed",
+            f"share of planted instructions followed, by {how} {share.value:.2f}, "
+            f"may be {config.max_injection_followed:g}",
+        )
+        for how, share in shares.items()
+        if share is not None and share.value > config.max_injection_followed
+    ]
+
+
+def _paired(result: EvaluationResult, other: str) -> Estimate | None:
+    """The text loss of the checkpoint less that of another arm, over all streams."""
+    return result.differences[other].streams[ALL].text if other in result.differences else None
+
+
+def _clearly_below(estimate: Estimate | None, limit: float) -> bool:
+    return estimate is not None and estimate.high is not None and estimate.high < limit
+
+
+def _shown(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "not measured"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:+.4f} (no interval: fewer than two groups)"
+    return f"{estimate.value:+.4f} [{estimate.low:+.4f}, {estimate.high:+.4f}]"
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"

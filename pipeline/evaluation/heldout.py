@@ -1,11 +1,12 @@
-"""Held-out losses and turn-taking of one model, every silent query kept."""
+"""Held-out losses and turn-taking of one model, every silent query kept; kept per record, and summed up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.training.grid import GridMetadata, TokenGrid
@@ -60,13 +61,37 @@ class TurnTaking:
         return _f1(self.silent_right, self.missed, self.spoke_wrong)
 
 
+@dataclass(frozen=True, eq=False)
+class RecordSums:
+    """What one model did on each of R records; those left out as too long are not among them.
+
+    ``roles``: the roles of the columns. ``cells`` int64 [R, roles, 2]: targets, text and silence; ``nats`` float64
+    [R, roles, 2]: their summed cross entropy; ``decisions`` int64 [R, 2, 2, 2]: counts by (was the query silent?, did the
+    model predict silence?, was there silence?). A record that was split over packs has one entry.
+    """
+
+    ids: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    cells: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0, 2), np.int64))
+    nats: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 2)))
+    decisions: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2, 2, 2), np.int64))
+
+    def of(self, ids: Sequence[str]) -> RecordSums:
+        """The sums of some of the records, in the order given."""
+        places = {record: place for place, record in enumerate(self.ids)}
+        chosen = [places[record] for record in ids]
+        groups = tuple(self.groups[place] for place in chosen)
+        return RecordSums(tuple(ids), groups, self.roles, self.cells[chosen], self.nats[chosen], self.decisions[chosen])
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """What one model did on the held-out records.
 
     ``records`` were read; ``over_budget`` of them left out as too long (the first ten ids are kept).
     ``streams`` by role of output streams; ``turn_taking`` over all decisions, ``onset`` over those taken while silent
-    (should I start to speak?).
+    (should I start to speak?). ``sums``: the same per record.
     """
 
     records: int
@@ -75,6 +100,7 @@ class HeldOut:
     streams: dict[str, StreamLoss]
     turn_taking: TurnTaking
     onset: TurnTaking
+    sums: RecordSums = field(default_factory=RecordSums, repr=False, compare=False)
 
     @property
     def total(self) -> StreamLoss:
@@ -88,19 +114,46 @@ class HeldOut:
         )
 
 
-@dataclass
 class _Sums:
-    """Accumulators [roles + 1], [roles + 1, 2] and confusion counts [silent query?, predicted silence?, silence?]."""
+    """The sums of each record, to be added to; index 0 of the roles is none."""
 
-    roles: int
-    count: np.ndarray = field(init=False)
-    nats: np.ndarray = field(init=False)
-    decisions: np.ndarray = field(init=False)
+    def __init__(self, roles: int) -> None:
+        self.roles = roles
+        self.groups: dict[str, str] = {}
+        self.places: dict[str, int] = {}
+        self.cells: list[npt.NDArray[np.int64]] = []
+        self.nats: list[npt.NDArray[np.float64]] = []
+        self.decisions: list[npt.NDArray[np.int64]] = []
 
-    def __post_init__(self) -> None:
-        self.count = np.zeros((self.roles + 1, 2), np.int64)
-        self.nats = np.zeros((self.roles + 1, 2), np.float64)
-        self.decisions = np.zeros((2, 2, 2), np.int64)
+    def noting(self, grids: Iterable[TokenGrid]) -> Iterator[TokenGrid]:
+        """The records as they come, with their groups noted."""
+        for grid in grids:
+            self.groups[grid.id] = grid.group
+            yield grid
+
+    def place(self, record: str) -> int:
+        """The place of a record, made at its first document."""
+        if record not in self.places:
+            self.places[record] = len(self.places)
+            self.cells.append(np.zeros((self.roles + 1, 2), np.int64))
+            self.nats.append(np.zeros((self.roles + 1, 2)))
+            self.decisions.append(np.zeros((2, 2, 2), np.int64))
+        return self.places[record]
+
+    def finished(self, roles: tuple[str, ...]) -> RecordSums:
+        """All records, in the order in which they were read."""
+        ids = tuple(record for record in self.groups if record in self.places)
+        order = [self.places[record] for record in ids]
+        if not order:
+            return RecordSums(roles=roles)
+        return RecordSums(
+            ids,
+            tuple(self.groups[record] for record in ids),
+            roles,
+            np.stack([self.cells[place][1:] for place in order]),
+            np.stack([self.nats[place][1:] for place in order]),
+            np.stack([self.decisions[place] for place in order]),
+        )
 
 
 def held_out(
@@ -115,8 +168,9 @@ def held_out(
 ) -> HeldOut:
     """Evaluate a model on records, one pack in memory at a time; ``progress`` gets the number of records read."""
     counters = PackCounters()
+    sums = _Sums(len(model.roles))
     packs = pack_grids(
-        grids,
+        sums.noting(grids),
         metadata,
         model.role_index,
         mask=mask,
@@ -125,7 +179,6 @@ def held_out(
         pad=model.uses_flex,
         counters=counters,
     )
-    sums = _Sums(len(model.roles))
     model.eval()
     with torch.no_grad():
         for pack in packs:
@@ -133,26 +186,34 @@ def held_out(
                 _add_pack(sums, model, pack, metadata.silence_id)
             if progress is not None:
                 progress(counters.records)
+    return summed(sums.finished(model.roles), counters)
+
+
+def summed(sums: RecordSums, counters: PackCounters) -> HeldOut:
+    """The records' sums and their totals."""
+    cells, nats, decisions = sums.cells.sum(axis=0), sums.nats.sum(axis=0), sums.decisions.sum(axis=0)
     return HeldOut(
         records=counters.records,
         over_budget=counters.over_budget,
         over_budget_ids=tuple(counters.over_budget_ids),
         streams={
             role: StreamLoss(
-                text_tokens=int(sums.count[index, 0]),
-                text_nats=float(sums.nats[index, 0]),
-                silence_cells=int(sums.count[index, 1]),
-                silence_nats=float(sums.nats[index, 1]),
+                text_tokens=int(cells[index, 0]),
+                text_nats=float(nats[index, 0]),
+                silence_cells=int(cells[index, 1]),
+                silence_nats=float(nats[index, 1]),
             )
-            for role, index in model.role_index.items()
-            if sums.count[index].any()
+            for index, role in enumerate(sums.roles if len(sums.ids) else ())
+            if cells[index].any()
         },
-        turn_taking=_turn_taking(sums.decisions.sum(axis=0)),
-        onset=_turn_taking(sums.decisions[1]),
+        turn_taking=_turn_taking(decisions.sum(axis=0)),
+        onset=_turn_taking(decisions[1]),
+        sums=sums,
     )
 
 
 def _add_pack(sums: _Sums, model: MultistreamModel, pack: Pack, silence_id: int) -> None:
+    places = [sums.place(record) for record in pack.records]
     queries = np.flatnonzero(pack.target != IGNORE)
     if not len(queries):
         return
@@ -164,12 +225,21 @@ def _add_pack(sums: _Sums, model: MultistreamModel, pack: Pack, silence_id: int)
         logits = model.logits(part).float()
         losses.append(torch.nn.functional.cross_entropy(logits, goals, reduction="none").cpu())
         stays_silent.append((logits.argmax(-1) == silence_id).cpu())
+    document = pack.document[queries]
     silence = (pack.target[queries] == silence_id).astype(np.int64)
     role = pack.role[queries]
-    np.add.at(sums.count, (role, silence), 1)
-    np.add.at(sums.nats, (role, silence), torch.cat(losses).numpy().astype(np.float64))
     silent_query = (~pack.is_key[queries]).astype(np.int64)
-    np.add.at(sums.decisions, (silent_query, torch.cat(stays_silent).numpy().astype(np.int64), silence), 1)
+    predicted = torch.cat(stays_silent).numpy().astype(np.int64)
+    cells = np.zeros((len(places), sums.roles + 1, 2), np.int64)
+    nats = np.zeros(cells.shape)
+    decisions = np.zeros((len(places), 2, 2, 2), np.int64)
+    np.add.at(cells, (document, role, silence), 1)
+    np.add.at(nats, (document, role, silence), torch.cat(losses).numpy().astype(np.float64))
+    np.add.at(decisions, (document, silent_query, predicted, silence), 1)
+    for number, place in enumerate(places):
+        sums.cells[place] += cells[number]
+        sums.nats[place] += nats[number]
+        sums.decisions[place] += decisions[number]
 
 
 def _turn_taking(decisions: np.ndarray) -> TurnTaking:

@@ -14,7 +14,7 @@ output events that follows. A row passes one token per stream, so a row is one f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """``records`` were compared; ``real_time`` and ``no_output`` were not. ``by_policy`` splits ``overall``."""
+    """``records`` were compared; ``real_time`` and ``no_output`` were not. ``by_policy`` splits ``overall``.
+
+    ``values``: by measure, the rows of all records or turns in their layout, and under ``turns``.
+    """
 
     records: int
     real_time: int
     no_output: int
     overall: tuple[Comparison, ...]
     by_policy: dict[str, tuple[Comparison, ...]]
+    values: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict, repr=False)
 
     def comparison(self, measure: str) -> Comparison:
         return next(comparison for comparison in self.overall if comparison.measure == measure)
@@ -176,6 +180,13 @@ def compare_with_turns(records: Iterable[RecordEvents]) -> LatencySummary:
         no_output=no_output,
         overall=_comparisons(list(values.values())),
         by_policy={policy: _comparisons([own]) for policy, own in sorted(values.items())},
+        values={
+            measure: (
+                tuple(value for own in values.values() for value in own[measure][0]),
+                tuple(value for own in values.values() for value in own[measure][1]),
+            )
+            for measure in MEASURES
+        },
     )
 
 
@@ -184,16 +195,21 @@ def find_records(dataset_dir: Path, split: str) -> list[Path]:
     return sorted((dataset_root(dataset_dir) / split).glob("records-*.parquet"))
 
 
+def check_records(shard: Path) -> None:
+    """Raises TrainingError for a file that is no record shard."""
+    try:
+        schema = pq.read_schema(shard)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TrainingError(f"{shard} is not a readable Parquet file: {error}") from error
+    if not schema.equals(RECORDS):
+        raise TrainingError(f"{shard} is not a record shard: its columns differ from stream-record/1")
+
+
 def iter_records(shards: Sequence[Path], batch_size: int = 64) -> Iterator[RecordEvents]:
     """Events of the records, holding one batch at a time. Raises TrainingError for a file that is no record shard."""
     columns = ["id", "streams", "clock", "events", "alignment"]
     for shard in shards:
-        try:
-            schema = pq.read_schema(shard)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise TrainingError(f"{shard} is not a readable Parquet file: {error}") from error
-        if not schema.equals(RECORDS):
-            raise TrainingError(f"{shard} is not a record shard: its columns differ from stream-record/1")
+        check_records(shard)
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(batch_size, columns=columns):
                 yield from map(_record_events, batch.to_pylist())

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.evaluate import EvaluateConfig, evaluate
+from pipeline.evaluation.evaluate import EvaluateConfig, TextCodec, evaluate
 from pipeline.manifest import MANIFEST, Output, Result, output_of, run_stage
 from pipeline.models import model_digest, quiet_transformers, resolve_model
-from pipeline.training.grid import TrainingError
+from pipeline.tokenization import TextTokenizer, TokenizerError, load_tokenizer
+from pipeline.training.grid import GridMetadata, TrainingError
+from pipeline.training.model import read_checkpoint
 
-STAGE, VERSION = "evaluate", 1
+STAGE, VERSION = "evaluate", 2
 
 
 def evaluate_stage(
@@ -33,10 +35,13 @@ def evaluate_stage(
         "checkpoint": checkpoint.manifest.digest(),
         "model": model_digest(base),
     }
+    if config.control is not None:
+        inputs["control"] = model_digest(config.control)
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         try:
-            result = evaluate(checkpoint.directory, base, dataset.directory, directory, config, progress)
+            text = text_codec(checkpoint.directory, read_checkpoint(checkpoint.directory).token_grid)
+            result = evaluate(checkpoint.directory, base, dataset.directory, directory, config, progress, text)
         except TrainingError as error:
             raise PipelineError(f"evaluation: {error}") from error
         files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
@@ -52,8 +57,29 @@ def evaluate_stage(
         return (
             [output_of(p, directory) for p in files],
             counters,
-            {"gate_failures": [asdict(f) for f in result.failures]},
+            {"gate_failures": [asdict(f) for f in result.failures], "tokenizer_found": text is not None},
         )
 
-    settings = {**asdict(config), "control": str(config.control) if config.control else None}
+    settings = {**asdict(config), "control": config.control is not None}
     return run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
+
+
+def text_codec(checkpoint: Path, metadata: GridMetadata) -> TextCodec | None:
+    """The data's tokenizer: the one beside the checkpoint, or the one of that name; None where neither is the same."""
+    beside = [str(checkpoint)] if (checkpoint / "tokenizer.json").is_file() else []
+    for spec in (*beside, metadata.tokenizer):
+        try:
+            tokenizer = load_tokenizer(spec)
+        except TokenizerError:
+            continue
+        if tokenizer.sha256 == metadata.tokenizer_sha256:
+            return _codec(tokenizer)
+    return None
+
+
+def _codec(tokenizer: TextTokenizer) -> TextCodec:
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode([text]).ids.tolist()
+        return ids
+
+    return TextCodec(encode, tokenizer.decode)

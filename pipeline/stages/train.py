@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.manifest import MANIFEST, Output, Result, output_of, run_stage
+from pipeline.manifest import (
+    MANIFEST,
+    Output,
+    Result,
+    damaged,
+    fingerprint,
+    need_manifest,
+    output_of,
+    publish,
+    read_manifest,
+    run_stage,
+    sha256_file,
+)
 from pipeline.models import model_digest, quiet_transformers, resolve_model
+from pipeline.tokenization import HuggingFaceTokenizer, TokenizerError, load_tokenizer
 from pipeline.training.grid import TrainingError
-from pipeline.training.loop import StepLog, TrainConfig, train
+from pipeline.training.loop import StepLog, TrainConfig, TrainResult, train
+from pipeline.training.model import read_checkpoint
+from pipeline.training.processes import meet, rank
+from pipeline.training.settings import RUN_ONLY
 
-STAGE, VERSION = "train", 1
+STAGE, VERSION = "train", 2
+TOKENIZER = "tokenizer.json"
 
 
 def train_stage(
@@ -24,16 +42,24 @@ def train_stage(
     fresh: bool = False,
     progress: Callable[[StepLog], None] | None = None,
 ) -> Result:
-    """Fine-tunes ``model`` and writes a checkpoint folder. Raises PipelineError."""
+    """Fine-tunes ``model`` and writes a checkpoint folder; a killed run goes on where its last state was saved.
+
+    Under torchrun every process calls this, and the first one does what is done once. Raises PipelineError.
+    """
     quiet_transformers()
     base = resolve_model(model)
     inputs = {"dataset": dataset.manifest.digest(), "model": model_digest(base)}
+    settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY} | {"model": model}
 
-    def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+    def trained() -> TrainResult:
         try:
-            result = train(dataset.directory, base, directory, config, progress)
+            return train(dataset.directory, base, directory, config, progress)
         except TrainingError as error:
             raise PipelineError(f"training: {error}") from error
+
+    def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        result = trained()
+        _add_tokenizer(directory, base)
         files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
         counters = {
             "in": result.records,
@@ -43,11 +69,40 @@ def train_stage(
             "tokens": result.tokens,
             "first_text_loss": result.log[0].text_loss,
             "last_text_loss": result.log[-1].text_loss,
+            "packing_efficiency": round(result.packing_efficiency, 4),
         }
-        return (
-            [output_of(p, directory) for p in files],
-            counters,
-            {"model": model, "over_budget_ids": list(result.over_budget_ids)},
-        )
+        notes = {
+            "model": model,
+            "over_budget_ids": list(result.over_budget_ids),
+            "resumed_from_step": result.resumed_from,
+        }
+        return [output_of(p, directory) for p in files], counters, notes
 
-    return run_stage(directory, STAGE, VERSION, {**asdict(config), "model": model}, inputs, work, fresh)
+    if rank() == 0:
+        result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
+        meet()
+        return result
+    there = read_manifest(directory)
+    wanted = fingerprint(STAGE, VERSION, settings, inputs)
+    skipped = there is not None and there.fingerprint == wanted and not fresh and not damaged(directory, there.outputs)
+    if not skipped:
+        trained()
+        meet()
+    return Result(directory, need_manifest(directory), skipped)
+
+
+def _add_tokenizer(checkpoint: Path, base: Path) -> None:
+    """Puts the ``tokenizer.json`` of the data beside the weights, where the base model or its name leads to the same one."""
+    grid = read_checkpoint(checkpoint).token_grid
+    places = [base / TOKENIZER if base.is_dir() else base.parent / TOKENIZER]
+    try:
+        found = load_tokenizer(grid.tokenizer)
+    except TokenizerError:
+        found = None  # a folder's or a file's name: the data do not say where it was
+    if isinstance(found, HuggingFaceTokenizer):
+        places.append(found.path)
+    for place in places:
+        if place.is_file() and sha256_file(place) == grid.tokenizer_sha256:
+            with publish(checkpoint / TOKENIZER) as temporary:
+                shutil.copyfile(place, temporary)
+            return

@@ -1,60 +1,69 @@
-"""The control: records whose input streams were taken from other records.
+"""The control: records whose input tokens were taken from other records, row by row in the place of their own.
 
-A model trained and tested on it can learn everything but what the inputs say about the outputs; if it is not worse than
-the model proper, the input streams carry no information.
+A model trained and tested on it can learn everything but what the inputs say about the outputs: when somebody speaks, how
+long, where messages end, and what outputs look like. If it is not worse than the model proper, the words of the input
+streams carry no information.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 
-from pipeline.training.grid import TokenGrid
+from pipeline.training.grid import IntArray, Stream, TokenGrid
 
 
-def shuffled_inputs(grids: Iterable[TokenGrid], batch_size: int = 64) -> Iterator[TokenGrid]:
-    """Give each record the inputs of the next one of another group among ``batch_size`` records, cyclically.
+def shuffled_inputs(grids: Iterable[TokenGrid], batch_size: int = 64, *, eom_id: int) -> Iterator[TokenGrid]:
+    """Permute input tokens between records; which cells are spoken stays as it is.
 
-    A record without such a neighbour loses its inputs. Holds one batch in memory.
+    Every input stream gets the tokens of a stream of the same role in another record: the next one of another group among
+    ``batch_size`` records (cyclically, then the batch before) that says anything on such a stream, on the same slot if it
+    can be. They are repeated where they are too few. Cells that hold ``eom_id`` stay where they are. A stream for which
+    there is no other record loses its tokens and keeps its ends of messages: rather silent than telling. Holds two
+    batches in memory.
     """
     remaining = iter(grids)
+    before: list[TokenGrid] = []
     while batch := list(islice(remaining, batch_size)):
         for index, grid in enumerate(batch):
-            others = (*batch[index + 1 :], *batch[:index])
-            yield with_inputs_of(grid, next((other for other in others if other.group != grid.group), None))
+            others = (*batch[index + 1 :], *batch[:index], *before)
+            yield with_tokens_of(grid, [other for other in others if other.group != grid.group], eom_id)
+        before = batch
 
 
-def with_inputs_of(grid: TokenGrid, donor: TokenGrid | None) -> TokenGrid:
-    """``grid`` with the input cells of ``donor`` in the place of its own, by role and slot.
-
-    Rows and streams stay those of ``grid``: donor cells in later rows or on streams that ``grid`` lacks are left out.
-    """
-    is_input = np.array([stream.direction == "input" for stream in grid.streams], np.bool_)
-    own = np.flatnonzero(~is_input[grid.token_streams])
-    columns = [(grid.token_ids[own], grid.token_rows[own], grid.token_streams[own], grid.token_loss[own])]
-    if donor is not None:
-        places = {
-            (stream.role, stream.slot): index
-            for index, stream in enumerate(grid.streams)
-            if stream.direction == "input"
-        }
-        place = np.array(
-            [places.get((s.role, s.slot), -1) if s.direction == "input" else -1 for s in donor.streams], np.int32
-        )[donor.token_streams]
-        taken = np.flatnonzero((place >= 0) & (donor.token_rows < grid.rows))
-        columns.append(
-            (
-                donor.token_ids[taken],
-                donor.token_rows[taken],
-                place[taken].astype(np.uint8),
-                donor.token_loss[taken],
-            )
-        )
-    ids, rows, streams, loss = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    order = np.lexsort((streams, rows))
+def with_tokens_of(grid: TokenGrid, donors: Sequence[TokenGrid], eom_id: int) -> TokenGrid:
+    """``grid`` with the tokens of its input streams replaced by those of the first donor that has any of the same role."""
+    ids = grid.token_ids.copy()
+    kept = np.ones(len(ids), np.bool_)
+    is_word = grid.token_ids != eom_id
+    for index, stream in enumerate(grid.streams):
+        places = np.flatnonzero(is_word & (grid.token_streams == index))
+        if stream.direction != "input" or not len(places):
+            continue
+        words = next((words for donor in donors if len(words := _words(donor, stream, eom_id))), None)
+        if words is None:
+            kept[places] = False
+        else:
+            ids[places] = np.resize(words, len(places))
     return replace(
-        grid, token_ids=ids[order], token_rows=rows[order], token_streams=streams[order], token_loss=loss[order]
+        grid,
+        token_ids=ids[kept],
+        token_rows=grid.token_rows[kept],
+        token_streams=grid.token_streams[kept],
+        token_loss=grid.token_loss[kept],
     )
+
+
+def _words(donor: TokenGrid, stream: Stream, eom_id: int) -> IntArray:
+    """The tokens that a record says on an input stream of a role; of its slot, else of the first slot that speaks."""
+    is_word = donor.token_ids != eom_id
+    alike = [
+        (other.slot != stream.slot, other.slot, index)
+        for index, other in enumerate(donor.streams)
+        if (other.role, other.direction) == (stream.role, "input")
+    ]
+    said = (donor.token_ids[is_word & (donor.token_streams == index)] for *_, index in sorted(alike))
+    return next((words for words in said if len(words)), donor.token_ids[:0])

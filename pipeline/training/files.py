@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from pipeline.training.grid import TrainingError
 
 
@@ -17,33 +19,62 @@ def published_directory(out_dir: Path, marker: str) -> Iterator[Path]:
     """A temporary directory beside ``out_dir`` that takes its place on leaving, after fsync; removed on an exception.
 
     An existing ``out_dir`` is replaced only if it is empty or holds ``marker``, the file that every such directory has;
-    else TrainingError. A process killed in between leaves the old directory, or a ``.NAME.*`` beside it.
+    else TrainingError, and so where nothing can be written. A process killed in between leaves the old directory, or a
+    ``.NAME.*`` beside it (see ``clear_remains``).
     """
     if out_dir.exists() and not out_dir.is_dir():
         raise TrainingError(f"{out_dir} is not a directory; choose another --out")
     if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / marker).is_file():
         raise TrainingError(f"{out_dir} exists and holds no {marker}; choose another --out")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    fresh = work / "new"
-    fresh.mkdir()
+    with writing(out_dir):
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+        fresh = work / "new"
+        fresh.mkdir()
     try:
         yield fresh
-        _sync(fresh)
-        if out_dir.exists():
-            out_dir.rename(work / "old")
-        fresh.rename(out_dir)
-        _sync_path(out_dir.parent)
+        with writing(out_dir):
+            sync_tree(fresh)
+            if out_dir.exists():
+                out_dir.rename(work / "old")
+            fresh.rename(out_dir)
+            sync_path(out_dir.parent)
     finally:
         shutil.rmtree(work)
 
 
-def _sync(directory: Path) -> None:
+def clear_remains(out_dir: Path) -> None:
+    """Removes what killed runs of ``published_directory`` left beside ``out_dir``; the caller knows that none is alive.
+
+    Where one was killed between its two renames, the old directory is put back first.
+    """
+    for work in sorted(out_dir.parent.glob(f".{out_dir.name}.*")):
+        if not ((work / "new").is_dir() or (work / "old").is_dir()):
+            continue
+        there = out_dir.is_dir() and any(out_dir.iterdir())
+        if (work / "old").is_dir() and not there:
+            (work / "old").rename(out_dir)
+        shutil.rmtree(work)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failed write in the block (a full disk, no permission) into a TrainingError that names ``path``."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise TrainingError(f"cannot write {path}: {reason}") from error
+
+
+def sync_tree(directory: Path) -> None:
+    """fsync of a directory and all that is in it."""
     for path in [*directory.rglob("*"), directory]:
-        _sync_path(path)
+        sync_path(path)
 
 
-def _sync_path(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """fsync of a file or directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -118,13 +118,24 @@ def count_records(shards: Sequence[Path]) -> int:
     return sum(pq.read_metadata(shard).num_rows for shard in shards)
 
 
-def find_roles(shards: Sequence[Path], batch_size: int = 4096) -> tuple[str, ...]:
-    """All stream roles of the shards, sorted; reads only the ``streams`` column."""
-    roles: set[str] = set()
+def find_directions(shards: Sequence[Path], batch_size: int = 4096) -> dict[str, str]:
+    """All stream roles of the shards, sorted, with their direction; reads only the ``streams`` column.
+
+    A role that is an output in any record is an output.
+    """
+    found: set[tuple[str, str]] = set()
     for shard in shards:
         for batch in pq.ParquetFile(shard).iter_batches(batch_size, columns=["streams"]):
-            roles.update(batch.column(0).flatten().field("role").unique().to_pylist())
-    return tuple(sorted(roles))
+            streams = batch.column(0).flatten()
+            table = pa.table({"role": streams.field("role"), "direction": streams.field("direction")})
+            unique = table.group_by(["role", "direction"]).aggregate([])
+            found.update(zip(unique["role"].to_pylist(), unique["direction"].to_pylist(), strict=True))
+    return dict(sorted(found))  # "output" comes after "input"
+
+
+def find_roles(shards: Sequence[Path]) -> tuple[str, ...]:
+    """All stream roles of the shards, sorted."""
+    return tuple(find_directions(shards))
 
 
 def iter_grids(shards: Sequence[Path], batch_size: int = 64) -> Iterator[TokenGrid]:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import IO, Literal, TypeVar, get_args
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
-from pipeline.training.control import shuffled_inputs
-from pipeline.training.files import published_directory
-from pipeline.training.grid import GridMetadata, TrainingError, find_roles, find_shards, iter_grids, read_metadata
-from pipeline.training.loss import combine, pack_loss_sums
-from pipeline.training.masks import MASK_KINDS, MaskKind, check_mask
+from pipeline.training.files import published_directory, writing
+from pipeline.training.grid import TrainingError, find_directions, find_shards, read_metadata
+from pipeline.training.loading import Place, WindowDataset, endless_packs
+from pipeline.training.lora import add_lora, publish_lora
+from pipeline.training.masks import NO_DOCUMENT, check_mask
+from pipeline.training.metrics import LOG_FILE, StepLog, StepWriter, read_log, stream_losses
 from pipeline.training.model import (
-    ATTENTIONS,
     CHECKPOINT_FILE,
-    Attention,
     Checkpoint,
     MultistreamModel,
     check_vocabulary,
@@ -31,80 +31,39 @@ from pipeline.training.model import (
     load_base,
     save_checkpoint,
 )
-from pipeline.training.packing import Pack, PackCounters, pack_grids
+from pipeline.training.objective import Objective, autocast, make_optimizer, make_scheduler
+from pipeline.training.packing import Pack, PackCounters
+from pipeline.training.processes import Processes, join, whole, world_size
+from pipeline.training.settings import PRECISIONS, Precision, TrainConfig
+from pipeline.training.state import (
+    ProcessState,
+    Progress,
+    StateFolder,
+    collect,
+    held,
+    read_progress,
+    remove_states,
+    restore,
+    rng_state,
+    run_fingerprint,
+    set_rng_state,
+)
 
-LOG_FILE = "train_log.jsonl"
+__all__ = ["LOG_FILE", "PRECISIONS", "Precision", "StepLog", "TrainConfig", "TrainResult", "autocast", "train"]
 
-Precision = Literal["auto", "float32", "bfloat16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+#: Records that an error names.
+NAMED_RECORDS = 10
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Training settings; learning rates default to the paper's (arXiv 2605.12460: 1e-5, stream embeddings 1e-4).
-
-    ``packs_per_step`` sequences of at most ``max_cells`` cells make one optimizer step. ``silence_rate`` is the p,
-    and ``silence_weight`` the λ of ``loss``. ``shuffle_buffer``: records among which the reading order is mixed.
-    ``precision``: ``bfloat16`` is autocast over float32 weights; ``auto`` is that on CUDA, float32 elsewhere.
-    ``shuffle_inputs`` trains the control whose input streams come from other records. Raises TrainingError on a value
-    out of range.
-    """
-
-    steps: int = 200
-    packs_per_step: int = 4
-    max_cells: int = 2048
-    mask: MaskKind = "same_row"
-    silence_rate: float = 0.1
-    silence_weight: float = 1.0
-    learning_rate: float = 1e-5
-    embedding_learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
-    shuffle_buffer: int = 256
-    shuffle_inputs: bool = False
-    seed: int = 0
-    device: str = "auto"
-    attention: Attention = "auto"
-    precision: Precision = "auto"
-
-    def __post_init__(self) -> None:
-        _require(self.steps >= 1, "steps must be at least 1")
-        _require(self.packs_per_step >= 1, "packs_per_step must be at least 1")
-        _require(self.max_cells >= 2, "max_cells must be at least 2")
-        _require(self.mask in MASK_KINDS, f"mask must be one of {', '.join(MASK_KINDS)}")
-        _require(0.0 < self.silence_rate <= 1.0, "silence_rate must lie in (0, 1]")
-        _require(0.0 <= self.silence_weight < math.inf, "silence_weight must be finite and not negative")
-        _require(0.0 < self.learning_rate < math.inf, "learning_rate must be positive")
-        _require(0.0 < self.embedding_learning_rate < math.inf, "embedding_learning_rate must be positive")
-        _require(0.0 <= self.weight_decay < math.inf, "weight_decay must be finite and not negative")
-        _require(self.max_gradient_norm > 0.0, "max_gradient_norm must be positive")
-        _require(self.shuffle_buffer >= 1, "shuffle_buffer must be at least 1")
-        _require(self.seed >= 0, "seed must not be negative")
-        _require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
-        _require(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}")
-
-
-@dataclass(frozen=True)
-class StepLog:
-    """One optimizer step: mean text and silence loss in nats, and spoken cells per second."""
-
-    step: int
-    text_loss: float
-    silence_loss: float
-    tokens_per_second: float
-
-    def __str__(self) -> str:
-        return (
-            f"step {self.step}: text {self.text_loss:.4f}, silence {self.silence_loss:.4f} nats/token, "
-            f"{self.tokens_per_second:.0f} tokens/s"
-        )
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``records`` counts reads, so a record seen in two epochs counts twice; ``over_budget`` those of them left out."""
+    """``records`` counts reads, so a record seen in two epochs counts twice; ``over_budget`` those of them left out.
+
+    ``tokens``: spoken cells trained on; ``packing_efficiency``: share of the packs' capacity that held cells;
+    ``resumed_from``: the step that a killed run had reached, 0 for a run of one piece; ``seconds`` of this one.
+    """
 
     checkpoint: Path
     log: tuple[StepLog, ...]
@@ -113,6 +72,8 @@ class TrainResult:
     over_budget_ids: tuple[str, ...]
     tokens: int
     seconds: float
+    packing_efficiency: float = 0.0
+    resumed_from: int = 0
 
 
 def train(
@@ -122,156 +83,248 @@ def train(
     config: TrainConfig | None = None,
     progress: Callable[[StepLog], None] | None = None,
 ) -> TrainResult:
-    """Fine-tune the Llama model in ``model_dir`` on ``dataset_dir`` and publish a checkpoint as ``out_dir``.
+    """Fine-tune the model in ``model_dir`` on ``dataset_dir`` and publish a checkpoint as ``out_dir``.
 
     The checkpoint appears whole or not at all and holds ``train_log.jsonl``, one StepLog a line. On the CPU the same
-    seed, thread count and versions give the same log (but for tokens/s) and weights. ``progress`` is called after every
-    step. Raises TrainingError for unusable data, model or settings, and for a loss that is not finite.
+    seed, thread count and versions give the same log (but for tokens/s) and weights, also where a run was killed and
+    started again with the same settings: it goes on from its last saved state. ``progress`` is called after every step of
+    this run. Under torchrun all processes call this with the same arguments; the first one writes and reports. Raises
+    TrainingError for unusable data, model or settings, for a loss that is not finite, and where nothing can be written.
     """
+    started = time.perf_counter()
     config = config or TrainConfig()
     shards = find_shards(dataset_dir, "train")
     metadata = read_metadata(shards)
     check_mask(config.mask, metadata.lag)
-    roles = find_roles(shards)
-    with published_directory(out_dir, CHECKPOINT_FILE) as directory:
-        torch.manual_seed(config.seed)
-        device = choose_device(config.device)
-        model = load_base(model_dir, roles, device, config.attention)
-        check_vocabulary(metadata, model)
-        counters = PackCounters()
-        packs = training_packs(shards, metadata, model, config, counters)
-        started = time.perf_counter()
-        with (directory / LOG_FILE).open("w") as log_file:
-            log, tokens = _optimize(model, packs, metadata.silence_id, config, log_file, progress)
-        described = Checkpoint(roles, metadata, config.mask, str(model_dir.resolve()), asdict(config))
-        save_checkpoint(directory, model, described)
+    directions = find_directions(shards)
+    roles = tuple(directions)
+    input_roles = tuple(role for role, direction in directions.items() if direction == "input")
+    torch.manual_seed(config.seed)
+    model, adapted = _model(model_dir, roles, config)
+    check_vocabulary(metadata, model)
+    dataset = WindowDataset(
+        shards,
+        metadata,
+        model.role_index,
+        mask=config.mask,
+        max_cells=config.max_cells,
+        max_rows=model.max_rows,
+        silence_rate=config.silence_rate,
+        shuffle_buffer=config.shuffle_buffer,
+        shuffle_inputs=config.shuffle_inputs,
+        seed=config.seed,
+        pad=model.uses_flex,
+    )
+    processes = join(config, list(model.causal_lm._no_split_modules or ()))
+    fingerprint = run_fingerprint(config, shards, model_dir, str(processes.device), processes.world)
+    states = StateFolder(out_dir, fingerprint, config.keep_checkpoints)
+    main = processes.rank == 0
+    with held(out_dir) if main else nullcontext():
+        with published_directory(out_dir, CHECKPOINT_FILE) if main else nullcontext() as directory:
+            run = _Run(model, dataset, processes, states, config)
+            run.optimize(directory, progress)
+            published = run.whole_model(model_dir, adapted)
+            if directory is not None and published is not None:
+                model, adapted = published
+                described = Checkpoint(
+                    roles, metadata, config.mask, str(model_dir.resolve()), asdict(config), input_roles
+                )
+                with writing(out_dir):
+                    if adapted is not None:
+                        publish_lora(adapted, directory)
+                    save_checkpoint(directory, model, described)
+        if main:
+            remove_states(out_dir)
+    counters = run.counters
     return TrainResult(
         checkpoint=out_dir,
-        log=tuple(log),
+        log=tuple(run.log),
         records=counters.records,
         over_budget=counters.over_budget,
         over_budget_ids=tuple(counters.over_budget_ids),
-        tokens=tokens,
+        tokens=run.tokens,
         seconds=time.perf_counter() - started,
+        packing_efficiency=run.cells / max(run.capacity, 1),
+        resumed_from=run.resumed_from,
     )
 
 
-def training_packs(
-    shards: Sequence[Path],
-    metadata: GridMetadata,
-    model: MultistreamModel,
-    config: TrainConfig,
-    counters: PackCounters,
-) -> Iterator[Pack]:
-    """Packs without end, epoch after epoch; each has its own order of shards and records and its own silent queries.
+class _Run:
+    """A run's moving parts, from its newest saved state on."""
 
-    Raises TrainingError after an epoch without a trained text target.
-    """
-    epoch = 0
-    while True:
-        rng = np.random.default_rng([config.seed, epoch])
-        grids = iter_grids([shards[i] for i in rng.permutation(len(shards))])
-        if config.shuffle_inputs:
-            grids = shuffled_inputs(grids)
-        texts = 0
-        for pack in pack_grids(
-            shuffled(grids, config.shuffle_buffer, rng),
-            metadata,
-            model.role_index,
-            mask=config.mask,
-            max_cells=config.max_cells,
-            max_rows=model.max_rows,
-            silence_rate=config.silence_rate,
-            rng=rng,
-            pad=model.uses_flex,
-            counters=counters,
-        ):
-            texts += pack.text_count(metadata.silence_id)
-            yield pack
-        if not texts:
-            raise TrainingError(
-                f"no cell to train on: {counters.over_budget} of {counters.records} records exceed max_cells "
-                f"{config.max_cells} or the model's {model.max_rows} rows, the others have no trained output"
-            )
-        epoch += 1
+    def __init__(
+        self,
+        model: MultistreamModel,
+        dataset: WindowDataset,
+        processes: Processes,
+        states: StateFolder,
+        config: TrainConfig,
+    ) -> None:
+        self.dataset, self.processes, self.states, self.config = dataset, processes, states, config
+        self.silence_id = dataset.metadata.silence_id
+        self.objective = Objective(model, self.silence_id, config.silence_weight, config.precision)
+        self.optimizer = make_optimizer(model, config)
+        self.module: nn.Module = processes.prepare(self.objective, self.optimizer)
+        self.scheduler = make_scheduler(self.optimizer, config)
+        self.place = Place()
+        self.own_counters = PackCounters()
+        self.log: list[StepLog] = []
+        self.tokens = self.cells = self.capacity = self.resumed_from = 0
+        torch.manual_seed(config.seed + processes.rank)
+        folder = processes.first(states.newest() if processes.rank == 0 else None)
+        if folder is not None:
+            self._resume(folder)
 
+    @property
+    def counters(self) -> PackCounters:
+        """The counts of all processes."""
+        parts = self.processes.gather(self.own_counters)
+        named = [record for part in parts for record in part.over_budget_ids]
+        return PackCounters(sum(p.records for p in parts), sum(p.over_budget for p in parts), named[:NAMED_RECORDS])
 
-def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
-    """The items in an order mixed by a buffer of ``buffer_size`` items."""
-    buffer: list[T] = []
-    for item in items:
-        if len(buffer) < buffer_size:
-            buffer.append(item)
-            continue
-        chosen = int(rng.integers(buffer_size))
-        buffer[chosen], item = item, buffer[chosen]
-        yield item
-    for index in rng.permutation(len(buffer)):
-        yield buffer[index]
+    def optimize(self, directory: Path | None, progress: Callable[[StepLog], None] | None) -> None:
+        """All steps that are left; the process with a ``directory`` writes the log there, and the states."""
+        writer = StepWriter(directory, self.config.tensorboard) if directory is not None else None
+        packs = endless_packs(
+            self.dataset,
+            self.own_counters,
+            workers=self.config.workers,
+            share=(self.processes.rank, self.processes.world),
+            start=self.place,
+        )
+        self.module.train()
+        with closing(writer) if writer is not None else nullcontext(), closing(packs):
+            if writer is not None:
+                for step in self.log:
+                    writer.write(step)
+            while not self._done():
+                self.log.append(self._step(packs))
+                if writer is not None:
+                    writer.write(self.log[-1])
+                    if progress is not None:
+                        progress(self.log[-1])
+                if self.config.save_every and len(self.log) % self.config.save_every == 0 and not self._done():
+                    self._save(directory)
 
+    def whole_model(self, model_dir: Path, adapted: Any) -> tuple[MultistreamModel, Any] | None:
+        """The trained model and peft's model around it, neither of them sharded; None in a process that writes nothing."""
+        if self.processes.device.type == "cpu" or self.processes.world == 1:
+            return self.objective.model, adapted
+        weights = {}
+        for name, parameter in self.objective.model.named_parameters():
+            full = whole(parameter.detach())
+            if self.processes.rank == 0:
+                weights[name] = full.cpu()
+        if self.processes.rank:
+            return None
+        model, adapted = _model(model_dir, self.objective.model.roles, self.config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights[name])
+        return model, adapted
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context in which forward passes run (see ``TrainConfig.precision``)."""
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    def _done(self) -> bool:
+        enough = self.config.max_tokens is not None and self.tokens >= self.config.max_tokens
+        return enough or len(self.log) >= self.config.steps
 
-
-def _optimize(
-    model: MultistreamModel,
-    packs: Iterator[Pack],
-    silence_id: int,
-    config: TrainConfig,
-    log_file: IO[str],
-    progress: Callable[[StepLog], None] | None,
-) -> tuple[list[StepLog], int]:
-    """Run ``config.steps`` optimizer steps; returns the log and the spoken cells trained on."""
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(model.causal_lm.parameters()), "lr": config.learning_rate},
-            {"params": list(model.streams.parameters()), "lr": config.embedding_learning_rate},
-        ],
-        weight_decay=config.weight_decay,
-    )
-    model.train()
-    log: list[StepLog] = []
-    tokens = 0
-    for step in range(1, config.steps + 1):
+    def _step(self, packs: Iterator[tuple[Pack, Place]]) -> StepLog:
+        """One optimizer step, a pack at a time, normalized over the packs of all processes."""
         started = time.perf_counter()
-        batch = list(islice(packs, config.packs_per_step))
-        text, silence = _step(model, optimizer, batch, silence_id, config)
-        if not math.isfinite(text + silence):
-            raise TrainingError(f"the loss is not finite at step {step}; lower the learning rates")
-        spoken = sum(pack.spoken_count for pack in batch)
-        tokens += spoken
-        log.append(StepLog(step, text, silence, spoken / (time.perf_counter() - started)))
-        log_file.write(json.dumps(asdict(log[-1])) + "\n")
-        if progress is not None:
-            progress(log[-1])
-    return log, tokens
+        number = len(self.log) + 1
+        batch = []
+        for _ in range(self.config.packs_per_step // self.processes.world):
+            pack, self.place = next(packs)
+            batch.append(pack)
+        texts, silences, spoken, cells, capacity = self.processes.sum(_counts(batch, self.silence_id, self.config))
+        self.optimizer.zero_grad(set_to_none=True)
+        tables = []
+        for index, pack in enumerate(batch):
+            last = index == len(batch) - 1
+            with nullcontext() if last else self.processes.accumulate(self.module):
+                loss, table = self.module(pack, int(texts), int(silences))
+                torch.autograd.backward(loss * self.processes.world)  # gradients are averaged over processes
+            tables.append(table)
+        own = torch.stack(tables).cpu().numpy()
+        sums = self.processes.sum(own.sum(axis=0))
+        if not np.isfinite(sums).all():
+            faulty = [pack for pack, part in zip(batch, own, strict=True) if not np.isfinite(part).all()]
+            self._not_finite("loss", number, faulty)
+        norm = self.processes.clip(self.module, self.config.max_gradient_norm)
+        if not math.isfinite(norm):
+            self._not_finite("gradient", number, batch)
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self.optimizer.step()
+        self.scheduler.step()
+        self.tokens += int(spoken)
+        self.cells += int(cells)
+        self.capacity += int(capacity)
+        return StepLog(
+            step=number,
+            text_loss=float(sums[:, 0].sum() / max(texts, 1)),
+            silence_loss=float(sums[:, 2].sum() / max(silences, 1)),
+            tokens_per_second=float(spoken) / (time.perf_counter() - started),
+            epoch=self.processes.first(self.place.epoch),
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=self.tokens,
+            streams=stream_losses(sums, self.objective.model.roles),
+        )
+
+    def _not_finite(self, what: str, step: int, packs: list[Pack]) -> None:
+        records = sorted({record for part in self.processes.gather(packs) for pack in part for record in pack.records})
+        more = f" and {len(records) - NAMED_RECORDS} more" if len(records) > NAMED_RECORDS else ""
+        raise TrainingError(
+            f"the {what} is not finite at step {step}, with records {', '.join(records[:NAMED_RECORDS])}{more}; "
+            "lower the learning rates, or look at these records"
+        )
+
+    def _save(self, directory: Path | None) -> None:
+        tensors = collect(self.objective, self.optimizer, keep=directory is not None)
+        parts = self.processes.gather(ProcessState(self.place, self.own_counters, rng_state()))
+        if directory is not None:
+            scheduler = self.scheduler.state_dict()
+            done = Progress(len(self.log), self.tokens, self.cells, self.capacity, scheduler, tuple(parts))
+            self.states.save(done, tensors, directory / LOG_FILE)
+
+    def _resume(self, folder: Path) -> None:
+        saved = read_progress(folder)
+        restore(folder, self.objective, self.optimizer)
+        self.scheduler.load_state_dict(saved.scheduler)
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        own = saved.processes[self.processes.rank]
+        self.place, self.own_counters = own.place, own.counters
+        set_rng_state(own.rng)
+        self.log = read_log(folder / LOG_FILE)
+        self.tokens, self.cells, self.capacity = saved.tokens, saved.cells, saved.capacity
+        self.resumed_from = saved.step
+        log.info("resumed at step %d", saved.step)
 
 
-def _step(
-    model: MultistreamModel, optimizer: torch.optim.Optimizer, batch: list[Pack], silence_id: int, config: TrainConfig
-) -> tuple[float, float]:
-    """One optimizer step, a pack at a time, normalized over the whole batch; returns mean text and silence loss."""
-    text_count = sum(pack.text_count(silence_id) for pack in batch)
-    silence_count = sum(pack.silence_count for pack in batch)
-    optimizer.zero_grad(set_to_none=True)
-    text = silence = 0.0
-    for pack in batch:
-        if not pack.weight.any():
-            continue
-        with autocast(model.device, config.precision):
-            sums = pack_loss_sums(model, pack, silence_id)
-        torch.autograd.backward(combine(sums, text_count, silence_count, config.silence_weight))
-        text += float(sums.text.detach())
-        silence += float(sums.silence.detach())
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
-    optimizer.step()
-    return text / max(text_count, 1), silence / max(silence_count, 1)
+def _counts(batch: list[Pack], silence_id: int, config: TrainConfig) -> npt.NDArray[np.float64]:
+    """Text targets, silence targets, spoken cells, cells and capacity of some packs."""
+    per_pack = [
+        (
+            pack.text_count(silence_id),
+            pack.silence_count,
+            pack.spoken_count,
+            np.count_nonzero(pack.document != NO_DOCUMENT),
+            config.max_cells,
+        )
+        for pack in batch
+    ]
+    total: npt.NDArray[np.float64] = np.array(per_pack, np.float64).sum(axis=0)
+    return total
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise TrainingError(message)
+def _model(model_dir: Path, roles: tuple[str, ...], config: TrainConfig) -> tuple[MultistreamModel, Any]:
+    """The model to train, and peft's model around it with LoRA; with several processes on the CPU, to be spread."""
+    device = choose_device(config.device)
+    attention = config.attention
+    if attention == "auto":
+        attention = "flex_attention" if device.type == "cuda" else "sdpa"
+    model = load_base(model_dir, roles, device if world_size() == 1 else torch.device("cpu"), attention)
+    adapted = add_lora(model, config) if config.lora_rank else None
+    if config.gradient_checkpointing:
+        model.causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model, adapted

@@ -44,7 +44,7 @@ class Checkpoint:
     """What ``multistream.json`` says.
 
     ``roles`` in embedding order, ``base_model`` the absolute path that training started from, ``training`` the fields
-    of TrainConfig.
+    of TrainConfig, ``input_roles`` the roles that the model reads.
     """
 
     roles: tuple[str, ...]
@@ -52,6 +52,7 @@ class Checkpoint:
     mask: MaskKind
     base_model: str
     training: dict[str, Any]
+    input_roles: tuple[str, ...] = ()
 
 
 class StreamEmbedding(nn.Module):
@@ -205,6 +206,7 @@ def save_checkpoint(directory: Path, model: MultistreamModel, checkpoint: Checkp
         "mask": checkpoint.mask,
         "base_model": checkpoint.base_model,
         "training": checkpoint.training,
+        "input_roles": list(checkpoint.input_roles),
     }
     (directory / CHECKPOINT_FILE).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
 
@@ -224,6 +226,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
             mask=described["mask"],
             base_model=described["base_model"],
             training=described["training"],
+            input_roles=tuple(described.get("input_roles", ())),
         )
     except OSError as error:
         raise TrainingError(

@@ -35,7 +35,8 @@ class Pack:
     ``token`` int64[S]; ``row`` int32[S] from −1 in each record (position = row + 1); ``role`` and ``slot`` int64[S]
     index the stream embeddings, 0 for BOS and padding, else 1 + index; ``document`` int32[S], −1 for padding;
     ``visible_from`` int32[S] as of ``masks.first_visible_row``; ``is_key`` bool[S]; ``target`` int64[S]; ``weight``
-    float32[S]; ``silence_count``: trained silence targets before sampling.
+    float32[S]; ``silence_count``: trained silence targets before sampling; ``records``: the record id of each document,
+    where it was given.
     """
 
     token: Int64Array
@@ -48,6 +49,7 @@ class Pack:
     target: Int64Array
     weight: npt.NDArray[np.float32]
     silence_count: int
+    records: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.token)
@@ -80,10 +82,17 @@ class PackCounters:
             self.over_budget_ids.append(record)
 
 
-def make_pack(documents: Sequence[Cells], roles: Mapping[str, int], mask: MaskKind, pad_to: int | None = None) -> Pack:
+def make_pack(
+    documents: Sequence[Cells],
+    roles: Mapping[str, int],
+    mask: MaskKind,
+    pad_to: int | None = None,
+    records: Sequence[str] = (),
+) -> Pack:
     """Concatenate sequences; ``roles`` maps each role to its embedding index (from 1), others get 0.
 
-    ``pad_to`` appends cells without document, target or visibility up to that length.
+    ``pad_to`` appends cells without document, target or visibility up to that length. ``records``: the record id of each
+    document, kept in the pack.
     """
     token = np.concatenate([cells.token for cells in documents])
     padding = max(0, (pad_to or 0) - len(token))
@@ -104,6 +113,7 @@ def make_pack(documents: Sequence[Cells], roles: Mapping[str, int], mask: MaskKi
         target=joined([cells.target for cells in documents], IGNORE),
         weight=joined([cells.weight for cells in documents], 0),
         silence_count=sum(cells.silence_count for cells in documents),
+        records=tuple(records),
     )
 
 
@@ -128,7 +138,12 @@ def pack_grids(
     Holds ``open_packs`` packs in memory.
     """
     counters = counters if counters is not None else PackCounters()
-    bins: list[list[Cells]] = []
+    bins: list[list[tuple[str, Cells]]] = []
+
+    def packed(documents: list[tuple[str, Cells]]) -> Pack:
+        cells = [cells for _, cells in documents]
+        return make_pack(cells, roles, mask, max_cells if pad else None, [record for record, _ in documents])
+
     for grid in grids:
         counters.records += 1
         if max_rows is not None and grid.rows > max_rows:
@@ -142,18 +157,17 @@ def pack_grids(
         for cells in pieces:
             chosen = next((bin for bin in bins if _size(bin) + len(cells) <= max_cells), None)
             if chosen is not None:
-                chosen.append(cells)
+                chosen.append((grid.id, cells))
                 continue
             if len(bins) == open_packs:
                 fullest = max(range(len(bins)), key=lambda i: _size(bins[i]))
-                yield make_pack(bins.pop(fullest), roles, mask, max_cells if pad else None)
-            bins.append([cells])
-    for documents in bins:
-        yield make_pack(documents, roles, mask, max_cells if pad else None)
+                yield packed(bins.pop(fullest))
+            bins.append([(grid.id, cells)])
+    yield from map(packed, bins)
 
 
-def _size(documents: list[Cells]) -> int:
-    return sum(len(cells) for cells in documents)
+def _size(documents: list[tuple[str, Cells]]) -> int:
+    return sum(len(cells) for _, cells in documents)
 
 
 def _stream_table(cells: Cells, roles: Mapping[str, int]) -> Int64Array:

@@ -57,7 +57,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, codec: TextTokenizer) -
     assert (codec.bos_id, codec.eom_id, codec.silence_id) == (BOS, EOM, SILENCE)
     folder = tmp_path_factory.mktemp("checkpoint")
     metadata = replace(METADATA, tokenizer=codec.name, tokenizer_sha256=codec.sha256)
-    save_checkpoint(folder, echo_model(), Checkpoint(ROLES, metadata, MASK, "none", {}))
+    save_checkpoint(folder, echo_model(), Checkpoint(ROLES, metadata, MASK, "none", {}, ("user",)))
     return folder
 
 
@@ -173,7 +173,8 @@ def test_streams_come_with_their_slots_and_directions(codec: TextTokenizer, chec
     from pipeline.cli.chat import _streams
     from pipeline.training.model import read_checkpoint
 
-    described = replace(read_checkpoint(checkpoint), roles=("assistant", "critic", "tool", "user"))
+    roles = ("assistant", "critic", "tool", "user")
+    described = replace(read_checkpoint(checkpoint), roles=roles, input_roles=("tool", "user"))
     assert [(s.name, s.direction) for s in _streams(None, described)] == [
         ("user", "input"),
         ("assistant", "output"),

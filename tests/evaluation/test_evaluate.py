@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from pipeline.evaluation.evaluate import EvaluateConfig, EvaluationResult, evaluate
+from pipeline.evaluation.gate import GateConfig
 from pipeline.evaluation.heldout import TurnTaking, held_out
 from pipeline.evaluation.report import report_json, report_markdown, write_report
 from pipeline.tables import RECORDS
 from pipeline.training.grid import TrainingError
 from pipeline.training.loop import TrainConfig, train
 from pipeline.training.masks import IGNORE, record_cells
-from pipeline.training.model import MultistreamModel
+from pipeline.training.model import MultistreamModel, load_checkpoint
 from pipeline.training.packing import make_pack
 from tests.evaluation.test_latency import record_row
 from tests.training.synthetic_grids import (
@@ -37,7 +38,9 @@ from tests.training.synthetic_grids import (
 TRAIN = TrainConfig(
     steps=20, packs_per_step=2, max_cells=256, learning_rate=3e-3, embedding_learning_rate=1e-2, device="cpu"
 )
-CONFIG = EvaluateConfig(device="cpu", max_cells=256)
+#: Twenty steps teach when to speak, not yet what: on permuted inputs the loss is about the same.
+CONFIG = EvaluateConfig(device="cpu", max_cells=256, resamples=200, gate=GateConfig(permuted_margin=None))
+QUICK = replace(CONFIG, controls=(), generate_records=0)
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +86,34 @@ def test_twenty_steps_lower_the_held_out_text_loss(evaluated: tuple[EvaluationRe
 
 def test_the_report_says_what_was_measured(evaluated: tuple[EvaluationResult, Path]) -> None:
     result, out = evaluated
-    assert sorted(path.name for path in out.iterdir()) == ["latency.png", "loss.png", "report.json", "report.md"]
+    files = ["latency.png", "loss.png", "report.json", "report.md", "timeline.png", "training.png"]
+    assert sorted(path.name for path in out.iterdir()) == files
     report = json.loads((out / "report.json").read_text())
     assert report["passed"]
     assert report["after"]["streams"]["assistant"]["text_tokens"] == 48
     assert report["after"]["total"]["text_loss"] == result.after.total.text_loss
     assert report["latency"]["records"] == 12
+    assert report["schema"] == "evaluation-report/2"
+    low, high = report["after"]["total"]["text_interval"]
+    assert low < report["after"]["total"]["text_loss"] < high
+    change = report["differences"]["before"]["streams"]["all"]["text"]
+    assert change["value"] == pytest.approx(
+        report["after"]["total"]["text_loss"] - report["before"]["total"]["text_loss"]
+    )
+    assert change["low"] < change["value"] < change["high"] < 0
+    assert set(report["controls"]) == {"permuted_at_test", "turns", "untrained_embedding"}
+    assert report["price_of_overlap"] == report["differences"]["turns"]["streams"]["all"]["text"]
+    assert report["turns_layout"] == {"by_events": 0, "by_cells": 12, "real_time": 0}
+    assert report["generation"]["records"] == 8
+    assert report["injection"]["note"] == "needs the data's tokenizer"
     markdown = (out / "report.md").read_text()
     assert "Gate: **passed**" in markdown
     assert "| assistant | 48 |" in markdown
     assert "| all | rows to first output | 12 | 4.0 | 4.0 |" in markdown
-    assert all((out / plot).read_bytes().startswith(b"\x89PNG") for plot in ("latency.png", "loss.png"))
+    plots = [line for line in markdown.splitlines() if line.startswith("![")]
+    assert len(plots) == 4
+    assert all(len(line.split("]")[0]) > 40 for line in plots)
+    assert all((out / plot).read_bytes().startswith(b"\x89PNG") for plot in files if plot.endswith(".png"))
 
 
 def test_held_out_losses_are_the_sums_by_hand() -> None:
@@ -118,6 +138,35 @@ def test_held_out_losses_are_the_sums_by_hand() -> None:
     assert {role: loss.text_tokens for role, loss in result.streams.items()} == {"assistant": 12, "thought": 1}
     assert result.onset.spoke_right == onset_right
     assert (result.records, result.over_budget) == (4, 0)
+    assert result.sums.ids == tuple(grid.id for grid in records)
+    assert result.sums.nats[:, :, 0].sum() == pytest.approx(text, rel=1e-5)
+
+
+def test_a_record_split_over_packs_has_one_entry_with_the_sums_of_the_whole() -> None:
+    model = MultistreamModel(tiny_llama(), ("assistant", "user")).eval()
+    records = [*echo_grids(2), make_grid([(3, 0, 1, 0), (20, 1, 7, 1), (21, 1, 30, 1)], 40, id="long")]
+    whole, split = (held_out(model, records, METADATA, mask="same_row", max_cells=cells).sums for cells in (128, 24))
+    assert split.ids == whole.ids == tuple(grid.id for grid in records)
+    np.testing.assert_array_equal(split.cells, whole.cells)
+    np.testing.assert_array_equal(split.decisions, whole.decisions)
+    np.testing.assert_allclose(split.nats, whole.nats, atol=1e-4)
+    alone = held_out(model, records[2:], METADATA, mask="same_row", max_cells=128)
+    np.testing.assert_allclose(whole.of(["long"]).nats, alone.sums.nats, atol=1e-4)
+
+
+def test_a_zeroed_embedding_and_the_turns_layout_are_evaluated_on_the_checkpoint(
+    evaluated: tuple[EvaluationResult, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    result, _ = evaluated
+    bare = load_checkpoint(checkpoint, torch.device("cpu"))
+    with torch.no_grad():
+        bare.streams.role.weight.zero_()
+        bare.streams.slot.weight.zero_()
+    zeroed = held_out(bare, echo_grids(12, seed=1), METADATA, mask="same_row", max_cells=256)
+    assert result.controls["untrained_embedding"].total == zeroed.total != result.after.total
+    laid = result.controls["turns"].total
+    assert (laid.text_tokens, laid.silence_cells) == (48, 12 * (8 + (4 + 1 + 4 + 3) - 12))
+    assert result.controls["permuted_at_test"].total.text_tokens == 48
 
 
 def test_f1_is_the_harmonic_mean_of_precision_and_recall() -> None:
@@ -131,7 +180,7 @@ def test_records_beyond_the_budget_and_unseen_roles_are_reported(tmp_path: Path,
     long = make_grid([(row, 0, 1, 0) for row in range(99)], 99, id="long")
     other = make_grid([(1, 1, 7, 1)], 4, (USER, THOUGHT), id="other")
     write_shard(tmp_path / "data/test/tokens-0.parquet", [long, other, *echo_grids(2)])
-    result = evaluate(checkpoint, base, tmp_path / "data", tmp_path / "out", replace(CONFIG, max_cells=64))
+    result = evaluate(checkpoint, base, tmp_path / "data", tmp_path / "out", replace(QUICK, max_cells=64))
     assert (result.after.records, result.after.over_budget, result.after.over_budget_ids) == (4, 1, ("long",))
     assert result.untrained_roles == ("thought",)
     assert result.latency is None
@@ -142,27 +191,33 @@ def test_records_beyond_the_budget_and_unseen_roles_are_reported(tmp_path: Path,
 
 def test_at_most_max_records_are_read(tmp_path: Path, base: Path, dataset: Path, checkpoint: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    config = replace(CONFIG, max_records=5)
+    config = replace(CONFIG, max_records=5, generate_records=2)
     result = evaluate(checkpoint, base, dataset, tmp_path / "out", config, progress=lambda *step: seen.append(step))
     assert result.after.records == 5
     assert result.latency is not None
     assert result.latency.records == 5
-    assert {phase for phase, _, _ in seen} == {"before", "after"}
-    assert seen[-1] == ("after", 5, 5)
+    assert list(dict.fromkeys(phase for phase, _, _ in seen)) == [
+        "before", "after", "generation", "permuted_at_test", "turns", "untrained_embedding",
+    ]  # fmt: skip
+    assert seen[-1] == ("untrained_embedding", 5, 5)
+    assert ("generation", 2, 2) in seen
+    assert [held.records for held in result.models.values()] == [5] * 5
 
 
-def test_a_control_is_tested_on_shuffled_inputs(tmp_path: Path, base: Path, dataset: Path, checkpoint: Path) -> None:
+def test_a_control_is_tested_on_permuted_inputs(tmp_path: Path, base: Path, dataset: Path, checkpoint: Path) -> None:
     with pytest.raises(TrainingError, match="is no control"):
-        evaluate(checkpoint, base, dataset, tmp_path / "out", replace(CONFIG, control=checkpoint))
+        evaluate(checkpoint, base, dataset, tmp_path / "out", replace(QUICK, control=checkpoint))
     shuffled = replace(TRAIN, shuffle_inputs=True)
     train(dataset, base, tmp_path / "shorter", replace(shuffled, steps=1))
     with pytest.raises(TrainingError, match="another steps"):
-        evaluate(checkpoint, base, dataset, tmp_path / "out", replace(CONFIG, control=tmp_path / "shorter"))
+        evaluate(checkpoint, base, dataset, tmp_path / "out", replace(QUICK, control=tmp_path / "shorter"))
     train(dataset, base, tmp_path / "control", shuffled)
-    result = evaluate(checkpoint, base, dataset, tmp_path / "out", replace(CONFIG, control=tmp_path / "control"))
+    result = evaluate(checkpoint, base, dataset, tmp_path / "out", replace(QUICK, control=tmp_path / "control"))
     assert result.control is not None
     assert result.control.total.text_tokens == 48
     assert "text control" in (tmp_path / "out/report.md").read_text()
+    assert result.differences["control"].records == 12
+    assert result.differences["control"].text is not None
 
 
 def test_data_of_another_tokenizer_is_refused(tmp_path: Path, base: Path, checkpoint: Path) -> None:
@@ -185,7 +240,21 @@ def test_a_loss_that_is_not_finite_fails_the_gate_and_is_null_in_json(
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_cells": 1}, {"max_records": 0}, {"attention": "eager"}, {"precision": "int8"}]
+    "change",
+    [
+        {"max_cells": 1},
+        {"max_records": 0},
+        {"attention": "eager"},
+        {"precision": "int8"},
+        {"controls": ["turn"]},
+        {"controls": "turns"},
+        {"resamples": 10},
+        {"confidence": 1.0},
+        {"seed": -1},
+        {"generate_records": -1},
+        {"generate_rows": 0},
+        {"injection_records": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=next(iter(change))):

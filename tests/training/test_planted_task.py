@@ -16,7 +16,7 @@ from pipeline.training.loop import TrainConfig, train
 from pipeline.training.masks import IGNORE, MaskKind
 from pipeline.training.model import load_checkpoint
 from pipeline.training.packing import pack_grids
-from tests.training.synthetic_grids import METADATA, SILENCE, VOCAB, make_grid, write_dataset
+from tests.training.synthetic_grids import EOM, METADATA, SILENCE, VOCAB, make_grid, write_dataset
 
 SYMBOLS, SAID, DELAY = 16, 12, 2
 
@@ -60,7 +60,11 @@ def accuracy(checkpoint: Path, dataset: Path, mask: MaskKind, shuffle: bool) -> 
     right = total = 0
     with torch.no_grad():
         for pack in pack_grids(
-            shuffled_inputs(grids) if shuffle else grids, METADATA, model.role_index, mask=mask, max_cells=512
+            shuffled_inputs(grids, eom_id=EOM) if shuffle else grids,
+            METADATA,
+            model.role_index,
+            mask=mask,
+            max_cells=512,
         ):
             words = np.flatnonzero((pack.target != IGNORE) & (pack.target != SILENCE))
             guess = model.logits(model.hidden(pack)[torch.from_numpy(words)]).argmax(-1).numpy()

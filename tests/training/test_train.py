@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from pipeline.training.control import shuffled_inputs
 from pipeline.training.grid import TokenGrid, TrainingError
-from pipeline.training.loop import StepLog, TrainConfig, shuffled, train
+from pipeline.training.loop import StepLog, TrainConfig, train
 from pipeline.training.loss import combine, loss_sums, pack_loss_sums
 from pipeline.training.masks import IGNORE, Cells, record_cells
 from pipeline.training.model import MultistreamModel, load_checkpoint, read_checkpoint
@@ -181,29 +180,3 @@ def test_bfloat16_trains_on_the_cpu_too(tmp_path: Path, base: Path, dataset: Pat
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=next(iter(change))):
         TrainConfig(**change)
-
-
-def test_the_shuffle_keeps_every_item_and_the_seed_decides() -> None:
-    orders = [list(shuffled(range(100), 16, np.random.default_rng(seed))) for seed in (0, 0, 1)]
-    assert all(sorted(order) == list(range(100)) for order in orders)
-    assert orders[0] == orders[1] != orders[2]
-
-
-def test_shuffled_inputs_keep_the_outputs_and_take_the_inputs_of_another_group() -> None:
-    records = echo_grids(5)
-    for grid, other in zip(records, shuffled_inputs(records), strict=True):
-        assert (other.id, other.rows, other.streams) == (grid.id, grid.rows, grid.streams)
-        own, changed = (
-            {stream: each.token_ids[each.token_streams == stream].tolist() for stream in (0, 1)}
-            for each in (grid, other)
-        )
-        assert own[1] == changed[1]
-        donors = [each.token_ids[each.token_streams == 0].tolist() for each in records if each.id != grid.id]
-        assert changed[0] in donors
-        assert (np.diff(other.token_rows) >= 0).all()
-
-
-def test_a_record_without_a_neighbour_of_another_group_loses_its_inputs() -> None:
-    (grid,) = echo_grids(1)
-    (alone,) = shuffled_inputs([grid])
-    assert set(alone.token_streams.tolist()) == {1}

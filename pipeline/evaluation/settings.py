@@ -1,0 +1,66 @@
+"""The settings of a spot-evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.evaluation.gate import GateConfig
+from pipeline.training.grid import TrainingError
+from pipeline.training.loop import PRECISIONS, Precision
+from pipeline.training.model import ATTENTIONS, Attention
+
+#: Controls that need no training, in the order in which they are run: see docs/evaluation.md.
+CONTROLS = ("permuted_at_test", "turns", "untrained_embedding")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """``max_cells`` bounds a sequence; ``max_records`` the held-out records used, the first of the split (None: all).
+
+    ``control`` is a checkpoint trained like the one evaluated but with ``TrainConfig.shuffle_inputs``; it is tested on
+    permuted inputs. ``controls``: those of ``CONTROLS`` that are run on the checkpoint itself, one pass over the records
+    each.
+
+    ``resamples`` draws of groups, ``seed`` and ``confidence`` make the intervals. ``generate_records`` of at most
+    ``generate_rows`` rows are written freely (0: none); ``injection_records`` with planted instructions are looked at (0:
+    none). Raises TrainingError on a value out of range.
+    """
+
+    max_cells: int = 2048
+    max_records: int | None = None
+    device: str = "auto"
+    attention: Attention = "auto"
+    precision: Precision = "auto"
+    control: Path | None = None
+    controls: Sequence[str] = CONTROLS
+    resamples: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+    generate_records: int = 8
+    generate_rows: int = 512
+    injection_records: int = 32
+    gate: GateConfig = field(default_factory=GateConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.max_cells >= 2, "max_cells must be at least 2")
+        _require(self.max_records is None or self.max_records >= 1, "max_records must be at least 1")
+        _require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
+        _require(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}")
+        listed = not isinstance(self.controls, str) and set(self.controls) <= set(CONTROLS)
+        _require(listed, f"controls must be a list of {', '.join(CONTROLS)}")
+        _require(self.resamples >= 100, "resamples must be at least 100")
+        _require(0.0 < self.confidence < 1.0, "confidence must lie between 0 and 1")
+        _require(self.seed >= 0, "seed must not be negative")
+        _require(self.generate_records >= 0, "generate_records must not be negative")
+        _require(self.generate_rows >= 1, "generate_rows must be at least 1")
+        _require(self.injection_records >= 0, "injection_records must not be negative")
+        if self.control is not None:
+            object.__setattr__(self, "control", Path(self.control))
+        object.__setattr__(self, "controls", tuple(name for name in CONTROLS if name in self.controls))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise TrainingError(message)
