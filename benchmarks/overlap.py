@@ -8,7 +8,7 @@ Every arm holds the same conversations with the same text: ``turns``, ``evidence
 by ``pipeline.training`` with the same settings until ``--tokens`` spoken tokens, once per seed, and tested on its own layout of
 the same held-out conversations. Told per arm: held-out loss of the output text before and after, in nats per token, its
 difference from ``turns`` paired by conversation (95% interval of a bootstrap over conversations, means over seeds; and the
-range over seeds), and the response latency saved.
+range over seeds), and what is saved of the latencies. An arm whose grids are those of an earlier one is not trained again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -140,46 +141,65 @@ def interval(arm: np.ndarray[Any, Any], turns: np.ndarray[Any, Any], draws: int 
     return float(low), float(high)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """An arm's grids, its held-out sums before training [N, 2] and after, per seed [seeds, N, 2]; the tokens of a run."""
+
+    grids: pa.Table
+    before: np.ndarray[Any, Any]
+    after: np.ndarray[Any, Any]
+    tokens: int
+
+
+def trained_on(tables: Tables, base: Path, args: argparse.Namespace) -> Trained:
+    """Trains on an arm once per seed."""
+    cpu = torch.device("cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "data"
+        write(tables, folder)
+        roles = sorted({s["role"] for streams in tables.tokens.column("streams").to_pylist() for s in streams})
+        before = losses(load_base(base, roles, cpu), folder)
+        runs = []
+        for seed in range(args.seeds):
+            config = TrainConfig(
+                steps=100_000, max_tokens=args.tokens, packs_per_step=1, max_cells=args.cells, seed=seed, save_every=0,
+                learning_rate=args.learning_rate, embedding_learning_rate=10 * args.learning_rate, device="cpu",
+            )  # fmt: skip
+            result = train(folder, base, Path(scratch) / "checkpoint", config)
+            runs.append(losses(load_checkpoint(result.checkpoint, cpu), folder))
+    return Trained(tables.tokens.drop_columns(["id"]), before, np.stack(runs), result.tokens)
+
+
 def measure(name: str, args: argparse.Namespace, scorer: Scorer, store: ScoreStore) -> list[dict[str, Any]]:
     """The rows of one corpus, an arm each."""
     conversations = chosen(name, args.conversations, args.longest)
     resources = Resources(scores=lambda queries: score_all(scorer, queries, store))
     base = resolve_model(args.model)
     after: dict[str, np.ndarray[Any, Any]] = {}
+    trained: dict[str, Trained] = {}
     rows = []
     for arm in ARMS:
         started = time.perf_counter()
         tables = lay_out(arm, conversations, args, resources)
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "data"
-            write(tables, folder)
-            roles = sorted({s["role"] for streams in tables.tokens.column("streams").to_pylist() for s in streams})
-            before = losses(load_base(base, roles, torch.device("cpu")), folder)
-            runs = []
-            for seed in range(args.seeds):
-                config = TrainConfig(
-                    steps=100_000, max_tokens=args.tokens, packs_per_step=1, max_cells=args.cells, seed=seed,
-                    learning_rate=args.learning_rate, embedding_learning_rate=10 * args.learning_rate, device="cpu",
-                )  # fmt: skip
-                checkpoint = Path(scratch) / f"checkpoint-{seed}"
-                result = train(folder, base, checkpoint, config)
-                runs.append(losses(load_checkpoint(checkpoint, torch.device("cpu")), folder))
-        after[arm] = np.stack(runs)
+        grids = tables.tokens.drop_columns(["id"])
+        same = next((name for name, known in trained.items() if known.grids.equals(grids)), None)
+        found = trained[arm] = trained[same] if same else trained_on(tables, base, args)
+        after[arm] = found.after
         low, high = interval(after[arm], after["turns"])
-        by_seed = [mean_loss(run) - mean_loss(turns) for run, turns in zip(runs, after["turns"], strict=True)]
+        by_seed = [mean_loss(run) - mean_loss(turns) for run, turns in zip(found.after, after["turns"], strict=True)]
         findings = leaks.lexical(tables.records)
-        saved = frontier.savings(tables.records)["response_latency_saved"]
         rows.append(
             {
                 "corpus": name,
                 "arm": arm,
+                "same_grids_as": same,
                 "conversations": len(conversations),
-                "held_out": len(before),
-                "held_out_tokens": int(before[:, 1].sum()),
-                "trained_tokens": result.tokens,
+                "held_out": len(found.before),
+                "held_out_tokens": int(found.before[:, 1].sum()),
+                "trained_tokens": found.tokens,
                 "records_with_a_leak": len({f.record for f in findings if f.verdict == "leak"}),
-                "response_latency_saved": saved,
-                "loss_before": round(mean_loss(before), 4),
+                **frontier.savings(tables.records),
+                "loss_before": round(mean_loss(found.before), 4),
                 "loss_after": round(mean_loss(after[arm]), 4),
                 "above_turns": round(mean_loss(after[arm]) - mean_loss(after["turns"]), 4),
                 "above_turns_interval": [round(low, 4), round(high, 4)],
@@ -212,6 +232,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             )  # fmt: skip
         axis.axvline(0, color="gray", linewidth=0.5)
         axis.axhline(0, color="gray", linewidth=0.5)
+        axis.set_yscale("symlog", linthresh=20)
         axis.set_title(name)
         axis.set_xlabel("held-out loss of the output text above turns (nats per token)")
     axes[0][0].set_ylabel("response latency saved (%), median and quartiles")
