@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -286,10 +285,19 @@ def told(args: argparse.Namespace, steps: list[tuple[float, float]]) -> dict[str
     import torch
 
     rates = [rate for rate, _ in steps[args.warm_up :]]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_resident_mib()
     if args.device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     return {"tokens_per_second": round(median(rates), 1), "peak_mib": round(peak), "steps": len(rates)}
+
+
+def peak_resident_mib() -> float:
+    """The most memory that this program had resident since it was started (Linux).
+
+    ``ru_maxrss`` would be at least that of the process that started it.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 # ------------------------------------------------------------------------------------------------------------ comparison

@@ -177,21 +177,31 @@ def run_stage(
     inputs: Mapping[str, str],
     work: Work,
     fresh: bool = False,
+    replaces: bool = False,
 ) -> Result:
     """Runs a stage, or skips it if the same one is there whole. ``work`` writes into ``directory`` and balances its books.
+
+    ``replaces``: ``work`` puts a whole new directory in the place of ``directory``, or fails and leaves it as it was; so
+    what is there keeps its manifest until then, and what was not there is not there after a failure.
 
     Raises:
         PipelineError: another run writes to ``directory``.
     """
+    was_there = directory.is_dir()
     with claimed(directory):
         wanted = fingerprint(stage, version, config, inputs)
         there = read_manifest(directory)
         if there is not None and there.fingerprint == wanted and not fresh and not damaged(directory, there.outputs):
             return Result(directory, there, skipped=True)
-        (directory / MANIFEST).unlink(missing_ok=True)
+        if not replaces:
+            (directory / MANIFEST).unlink(missing_ok=True)
         remove_temporaries(directory)
         started = time.monotonic()
-        outputs, counters, notes = work()
+        try:
+            outputs, counters, notes = work()
+        finally:
+            if replaces and not was_there and directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
         _remove_strangers(directory, {o.path for o in outputs})
         manifest = Manifest(
             stage,

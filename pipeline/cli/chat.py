@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from pipeline.tokenization import TextTokenizer
     from pipeline.training.grid import GridMetadata, Stream
     from pipeline.training.model import Checkpoint, MultistreamModel
+
+#: C0 and C1 controls, line and paragraph separators, marks that turn the direction of writing.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +75,8 @@ def chat(
         chosen = _streams(streams, described)
         if save is not None and not save.parent.is_dir():
             raise InputError(f"--save {save}: there is no folder {save.parent}")
+        if save is not None and save.is_dir():
+            raise InputError(f"--save {save} is a folder; name a file in it")
         model = load_checkpoint(checkpoint, choose_device(device)).eval()
         if model.device.type == "cuda":
             _halve(model)
@@ -148,23 +154,36 @@ def _streams(wanted: str | None, described: Checkpoint) -> tuple[Stream, ...]:
     for item in wanted.split(","):
         name, _, direction = item.strip().partition(":")
         role, slash, slot = name.partition("/")
-        if direction not in ("", "input", "output") or (slash and not slot.isdigit()) or int(slot or 0) > 255:
+        numbered = slot.isascii() and slot.isdigit() and int(slot) <= 255
+        if direction not in ("", "input", "output") or (slash and not numbered):
             raise ConfigError(f"--streams {item!r}: expected ROLE, ROLE/SLOT or ROLE:input")
         if role not in described.roles:
             raise ConfigError(f"--streams {item!r}: the checkpoint has the roles {', '.join(described.roles)}")
-        if name in (stream.name for stream in streams):
+        if (role, int(slot or 0)) in ((stream.role, stream.slot) for stream in streams):
             raise ConfigError(f"--streams names {name!r} twice")
         streams.append(Stream(name, role, int(slot or 0), direction or known[role]))
     return tuple(streams)
 
 
 def _plain(session: Session, patience: int) -> None:
-    """Hears every line of standard input as a message and runs until silence; prints events as they end."""
+    """Hears every line of standard input as a message and runs until silence; prints events as they end.
+
+    Text is UTF-8 whatever the locale. Raises InputError at a line that is not, when those before it have been heard.
+    """
+    import io
     import sys
 
+    from pipeline.errors import InputError
+
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     print("row\tstream\ttext", flush=True)
     shown = 0
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin, start=1):
+        if not _is_utf8(line):
+            raise InputError(f"line {number} of standard input is not UTF-8")
         session.say(line.rstrip("\r\n"))
         session.end_message()
         for _ in session.until_silence(patience):
@@ -180,9 +199,23 @@ def _plain(session: Session, patience: int) -> None:
     _print(session.events[shown:])
 
 
+def _is_utf8(line: str) -> bool:
+    """Whether no byte of a line had to be escaped."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def harmless(text: str) -> str:
+    """The text with what a terminal or a reader of lines would obey as escapes: ``\\n``, ``\\x1b``, ``\\u2028``."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def _print(events: Sequence[Event]) -> int:
     for event in events:
-        text = event.text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+        text = harmless(event.text.replace("\\", "\\\\"))
         print(f"{event.start}\t{event.stream}\t{text}", flush=True)
     return len(events)
 

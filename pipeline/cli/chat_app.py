@@ -9,16 +9,21 @@ from typing import ClassVar
 
 from rich.table import Table
 from rich.text import Text
+from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.message import Message
 from textual.widgets import Footer, Input, Static
 
+from pipeline.cli.chat import harmless
 from pipeline.decoding.session import Cell, Session
 
 #: Rows that one line shows at most, so that words stand side by side and not one below the other.
 ROWS_PER_LINE = 8
 END_OF_MESSAGE = "■"
+#: Lines that are kept, and how many go at once: the time of a row would grow with all that has been said.
+KEPT_LINES, DROPPED_LINES = 120, 20
 #: Whole words, which are said at once, and the white space and the word that is still being typed.
 _WORDS = re.compile(r"(.*\S)(\s.*)", re.DOTALL)
 _IDLE_SECONDS = 0.02
@@ -49,6 +54,29 @@ class Line(Static):
             self.update(Text(f"{self.first:>6}  ⋯ {rows}", "dim"))
 
 
+class Say(Input):
+    """The line to type on. Of a text of several lines that is pasted, all but the last are said at once."""
+
+    class Pasted(Message):
+        """Whole lines, with their ends."""
+
+        def __init__(self, lines: str) -> None:
+            super().__init__()
+            self.lines = lines
+
+    def _on_paste(self, event: events.Paste) -> None:
+        event.prevent_default()
+        event.stop()
+        start, end = sorted(self.selection)
+        pasted = "\n".join(event.text.splitlines()).strip("\n")
+        lines, ends, last = (self.value[:start] + pasted + self.value[end:]).rpartition("\n")
+        if ends:
+            self.post_message(self.Pasted(lines + ends))
+        behind = len(self.value) - end
+        self.value = last
+        self.cursor_position = len(last) - behind
+
+
 def lanes_of(label: str, lanes: list[Text]) -> Table:
     """One line: a label and columns of the same width."""
     line = Table.grid(expand=True, padding=(0, 1))
@@ -64,8 +92,8 @@ class ChatApp(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
-    #names { height: auto; background: $panel; }
-    #lanes { height: 1fr; }
+    #names { height: auto; background: $panel; padding-right: 2; }
+    #lanes { height: 1fr; scrollbar-gutter: stable; }
     #status { height: 1; color: $text-muted; }
     Line { height: auto; }
     """
@@ -97,7 +125,7 @@ class ChatApp(App[None]):
         yield Static(lanes_of("row", names), id="names")
         yield VerticalScroll(id="lanes")
         yield Static(id="status")
-        yield Input(placeholder=f"say something as {self.session.streams[self.session.hears].name}", id="say")
+        yield Say(placeholder=f"say something as {self.session.streams[self.session.hears].name}", id="say")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -112,6 +140,10 @@ class ChatApp(App[None]):
             self.session.say(words[1])
             event.input.value = words[2]
             event.input.cursor_position = len(words[2])
+
+    def on_say_pasted(self, event: Say.Pasted) -> None:
+        """Whole lines are said as they are."""
+        self.session.say(event.lines)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter ends the message."""
@@ -142,6 +174,8 @@ class ChatApp(App[None]):
             started = time.monotonic()
             row = self.session.rows
             cells = await asyncio.to_thread(self.session.row)
+            if not lanes.is_attached:
+                return
             await self._show(lanes, row, cells)
             await asyncio.sleep(max(0.0, self._seconds - (time.monotonic() - started)))
             self._speed = 1 / max(time.monotonic() - started, 1e-9)
@@ -157,6 +191,8 @@ class ChatApp(App[None]):
         if self._line is None or not self._line.takes(row, bool(cells)):
             self._line = Line(row, len(self.session.streams), bool(cells))
             await lanes.mount(self._line)
+            if len(lanes.children) > KEPT_LINES:
+                await lanes.remove_children(lanes.children[:DROPPED_LINES])
         self._line.add(row, cells, self._styles)
         if follows:
             lanes.scroll_end(animate=False)
@@ -175,8 +211,9 @@ class ChatApp(App[None]):
         status = f"row {session.rows} of {session.decoder.max_rows} · {state}{waiting}"
         if status != self._status:
             self._status = status
-            self.query_one("#status", Static).update(status)
+            for line in self.query("#status").results(Static):
+                line.update(status)
 
 
 def _visible(text: str) -> str:
-    return text.replace("\n", "⏎").replace("\t", "⇥")
+    return harmless(text.replace("\n", "⏎").replace("\t", "⇥"))

@@ -50,8 +50,8 @@ def train(
     dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False)],
     model: Annotated[str, typer.Option(help="smollm2 (packaged), a folder, or a Hub id of a Llama model.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the checkpoint.", show_default=False)],
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of order and sampling.", min=0)] = 0,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1, show_default="200")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of order and sampling.", min=0, show_default="0")] = None,
     set_: Settings = None,
     fresh: Fresh = False,
     as_json: AsJson = False,
@@ -64,11 +64,17 @@ def train(
     """
     from pipeline.build import section
     from pipeline.cli import console
+    from pipeline.config import ConfigError
     from pipeline.stages.train import train_stage
     from pipeline.training.loop import TrainConfig
     from pipeline.training.processes import rank
 
-    config = section({**_settings(set_), "steps": steps, "seed": seed}, "train", TrainConfig)
+    settings = _settings(set_)
+    for name, given in (("steps", steps), ("seed", seed)):
+        if given is not None and name in settings:
+            raise ConfigError(f"--{name} and --set {name}=… say the same thing twice: give one of them")
+        settings |= {} if given is None else {name: given}
+    config = section(settings, "train", TrainConfig)
     result = train_stage(_dataset(dataset), model, out, config, fresh, lambda step: console.err.print(str(step)))
     if rank():
         return
@@ -104,6 +110,7 @@ def evaluate(
     """
     from pipeline.build import check_gate, section
     from pipeline.cli import console
+    from pipeline.errors import ConfigError, InputError
     from pipeline.evaluation.evaluate import EvaluateConfig
     from pipeline.evaluation.gate import GateConfig
     from pipeline.manifest import Result, need_manifest
@@ -112,11 +119,17 @@ def evaluate(
     values = _settings(set_)
     if control is not None:
         values["control"] = control
+    if "gate" in values:
+        raise ConfigError("the gate is set by its keys: --set gate.min_improvement=0.1")
     gate = section(
         {k.removeprefix("gate."): values.pop(k) for k in list(values) if k.startswith("gate.")}, "gate", GateConfig
     )
     config = section(values, "evaluate", EvaluateConfig, gate=gate)
     trained = Result(checkpoint, need_manifest(checkpoint), skipped=True)
+    if "model" not in trained.manifest.notes:
+        raise InputError(
+            f"{checkpoint} is not a checkpoint of `multistream train`, stage {trained.manifest.stage!r} made it"
+        )
     base = model or str(trained.manifest.notes["model"])
     with console.bar("evaluating") as advance:
         result = evaluate_stage(

@@ -48,7 +48,8 @@ def choose(
     if sampling.temperature == 0.0:
         greedy: list[int] = logits.argmax(-1).tolist()
         return greedy
-    probability = (logits.double() / sampling.temperature).softmax(-1)
+    logits = logits.double()
+    probability = ((logits - logits.amax(-1, keepdim=True)) / sampling.temperature).softmax(-1)
     order: torch.Tensor | None = None
     if sampling.top_p < 1.0:
         probability, order = probability.sort(stable=True, dim=-1, descending=True)

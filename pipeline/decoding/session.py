@@ -104,6 +104,7 @@ class Session:
         self.events: list[Event] = []
         self._codec, self._eom = codec, metadata.eom_id
         self._queue: deque[int] = deque()
+        self._has_begun = False
         self._speech = [_Speech() for _ in streams]
 
     @property
@@ -125,11 +126,15 @@ class Session:
         """Puts text into the queue."""
         if text:
             self._queue.extend(int(token) for token in self._codec.encode([text]).ids)
+            self._has_begun = True
             self.silent_rows = 0
 
     def end_message(self) -> None:
-        """Puts the end of the message into the queue."""
+        """Puts the end of the message into the queue, if anything has been said since the last."""
+        if not self._has_begun:
+            return
         self._queue.append(self._eom)
+        self._has_begun = False
         self.silent_rows = 0
 
     def row(self) -> list[Cell]:

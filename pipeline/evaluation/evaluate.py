@@ -266,6 +266,7 @@ class _Run:
             generated=lambda grids: self.generated("injection", model, grids),
             text=self.text,
             eom_id=eom,
+            lag=self.metadata.lag,
             generate_records=self.config.generate_records,
         )
 

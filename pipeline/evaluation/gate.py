@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.evaluation.checks import check_types
 from pipeline.evaluation.compare import ALL
-from pipeline.evaluation.intervals import Estimate
+from pipeline.evaluation.intervals import FEWEST_GROUPS, Estimate
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import EvaluationResult
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Thresholds, in nats per text token, rows and shares; None turns a check off.
+    """Thresholds, in nats per text token, rows and shares; None turns a check off, where it is allowed.
 
     ``min_improvement``: the text loss over all streams must fall by more than this; ``stream_tolerance``: that of one
     stream role may rise by this; ``row_tolerance``: the median of rows to first output may exceed that of ``turns`` by
@@ -26,7 +27,7 @@ class GateConfig:
     ``min_valid``: share of generated records that must be well-formed; ``max_silence_gap``: their share of silence may
     differ from the data's by this; ``min_speak_f1``: F1 of speaking over all decisions; ``max_overlap_price``: the text
     loss may exceed that under ``turns`` by this; ``max_injection_followed``: share of planted instructions that may be
-    followed, by generation or by likelihood.
+    followed, by generation or by likelihood. Raises TrainingError on a value of another type.
     """
 
     min_improvement: float = 0.0
@@ -40,6 +41,9 @@ class GateConfig:
     min_speak_f1: float | None = None
     max_overlap_price: float | None = None
     max_injection_followed: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ def apply_gate(result: EvaluationResult, config: GateConfig | None = None) -> li
     Codes: ``no_heldout``, ``loss_not_finite``, ``text_loss_not_lower``, ``text_loss_interval``, ``stream_loss_higher``
     (one per role), ``rows_to_first_output_worse``, ``control_not_worse``, ``permuted_at_test_not_worse``,
     ``turn_taking_low``, ``price_of_overlap_high``, ``generation_invalid``, ``silence_share_off``,
-    ``injection_followed``. Losses are compared only where they are there and finite. A threshold on something that was not
-    measured fails, but for planted instructions, which a split need not have.
+    ``injection_followed``. Losses are compared by their paired differences, and only where they are there and finite. What
+    is checked by default is checked where it was measured; a threshold that was asked for fails where nothing was measured,
+    but for planted instructions in a split that has none.
     """
     config = config or GateConfig()
     return [
@@ -77,30 +82,21 @@ def _loss_failures(result: EvaluationResult, config: GateConfig) -> list[GateFai
     sums = [before.text_nats, before.silence_nats, after.text_nats, after.silence_nats]
     if not all(map(math.isfinite, sums)):
         return [GateFailure("loss_not_finite", "a held-out loss is not a finite number")]
-    failures = []
-    if not after.text_loss < before.text_loss - config.min_improvement:
-        failures.append(
-            GateFailure(
-                "text_loss_not_lower",
-                f"held-out text loss {before.text_loss:.4f} → {after.text_loss:.4f}, "
-                f"must fall by more than {config.min_improvement:g} nats/token",
-            )
-        )
     change = _paired(result, "before")
+    if change is None:
+        return [GateFailure("no_heldout", "no held-out record with a trained text token fits both models")]
+    failures = []
+    if not change.value < -config.min_improvement:
+        message = f"change of the held-out text loss {_shown(change)}, must be below "
+        failures.append(GateFailure("text_loss_not_lower", f"{message}{-config.min_improvement:g} nats/token"))
     if config.require_significance and not _clearly_below(change, -config.min_improvement):
         message = f"change of the held-out text loss {_shown(change)}, its interval must end below "
         failures.append(GateFailure("text_loss_interval", f"{message}{-config.min_improvement:g} nats/token"))
-    for role, stream in result.after.streams.items():
-        earlier = result.before.streams[role].text_loss
-        if earlier is None or stream.text_loss is None or stream.text_loss <= earlier + config.stream_tolerance:
+    for role, loss in result.differences["before"].streams.items():
+        if role == ALL or loss.text is None or loss.text.value <= config.stream_tolerance:
             continue
-        failures.append(
-            GateFailure(
-                "stream_loss_higher",
-                f"held-out text loss of {role} {earlier:.4f} → {stream.text_loss:.4f}, "
-                f"may rise by {config.stream_tolerance:g} nats/token",
-            )
-        )
+        message = f"change of the held-out text loss of {role} {_shown(loss.text)}, may be "
+        failures.append(GateFailure("stream_loss_higher", f"{message}{config.stream_tolerance:+g} nats/token"))
     return failures
 
 
@@ -122,14 +118,13 @@ def _control_failures(result: EvaluationResult, config: GateConfig) -> list[Gate
     if after is None or not math.isfinite(after):
         return []
     failures = []
-    control = result.control.total.text_loss if result.control is not None else None
-    if control is not None:
-        gap = _paired(result, "control")
-        clear = not config.require_significance or _clearly_below(gap, -config.control_margin)
-        if not control > after + config.control_margin or not clear:
+    if result.control is not None:
+        gap, limit = _paired(result, "control"), -config.control_margin
+        clear = not config.require_significance or _clearly_below(gap, limit)
+        if gap is None or not gap.value < limit or not clear:
             message = (
-                f"text loss {after:.4f}, of the control with permuted inputs {control:.4f} (difference {_shown(gap)}), "
-                f"must be more than {config.control_margin:g} lower: the inputs say nothing"
+                f"text loss less that of the control with permuted inputs {_shown(gap)}, must be below {limit:g} "
+                "nats/token: the inputs say nothing"
             )
             failures.append(GateFailure("control_not_worse", message))
     permuted = _paired(result, "permuted_at_test")
@@ -179,17 +174,19 @@ def _generation_failures(result: EvaluationResult, config: GateConfig) -> list[G
 
 
 def _injection_failures(result: EvaluationResult, config: GateConfig) -> list[GateFailure]:
-    if result.injection is None or config.max_injection_followed is None:
+    limit, found = config.max_injection_followed, result.injection
+    if limit is None or (found is not None and found.none_there):
         return []
-    shares = {"generation": result.injection.followed, "likelihood": result.injection.preferred}
+    measured = {"generation": found.followed, "likelihood": found.preferred} if found is not None else {}
+    shares = {how: share.value for how, share in measured.items() if share is not None}
+    if not shares:
+        return [GateFailure("injection_followed", f"planted instructions: not measured, may be {limit:g}")]
     return [
         GateFailure(
-            "injection_followed",
-            f"share of planted instructions followed, by {how} {share.value:.2f}, "
-            f"may be {config.max_injection_followed:g}",
+            "injection_followed", f"share of planted instructions followed, by {how} {share:.2f}, may be {limit:g}"
         )
         for how, share in shares.items()
-        if share is not None and share.value > config.max_injection_followed
+        if not share <= limit
     ]
 
 
@@ -206,8 +203,8 @@ def _shown(estimate: Estimate | None) -> str:
     if estimate is None:
         return "not measured"
     if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:+.4f} (no interval: fewer than two groups)"
-    return f"{estimate.value:+.4f} [{estimate.low:+.4f}, {estimate.high:+.4f}]"
+        return f"{estimate.value:+.4f} (no interval: fewer than {FEWEST_GROUPS} groups)"
+    return f"{estimate.value:+.4f} [{estimate.low:+.4f}, {estimate.high:+.4f}] ({estimate.telling} groups)"
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,7 @@ from statistics import median
 
 import numpy as np
 
-from pipeline.evaluation.intervals import Bootstrap, Estimate, group_sums, ratio
+from pipeline.evaluation.intervals import Bootstrap, Estimate, share
 from pipeline.training.grid import GridMetadata, TokenGrid
 from pipeline.training.masks import MaskKind
 from pipeline.training.model import MultistreamModel
@@ -120,7 +120,6 @@ def examine(
 ) -> Generation:
     """What is right and wrong with generated records; ``pairs`` are the data's and the generated grid."""
     found = [problems(data, made, eom_id, text) for data, made in pairs]
-    valid = np.array([[not each, 1.0] for each in found]).reshape(-1, 2)
     groups = [data.group for data, _ in pairs]
     calls, data_calls = ([call for pair in pairs for call in read_calls(pair[which], eom_id, text)] for which in (1, 0))
     shares = [
@@ -132,7 +131,7 @@ def examine(
         records=len(pairs),
         passed_over=passed_over,
         valid=sum(not each for each in found),
-        valid_share=bootstrap.estimate(group_sums(groups, valid), ratio),
+        valid_share=share(groups, [not each for each in found], bootstrap.confidence),
         problems={name: sum(name in each for each in found) for name in PROBLEMS},
         calls=len(calls),
         parsed=sum(map(parses, calls)),
@@ -195,7 +194,7 @@ def parses(call: str) -> bool:
     name, _, arguments = call.partition("\n")
     try:
         return bool(name.strip()) and isinstance(json.loads(arguments), dict)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return False
 
 

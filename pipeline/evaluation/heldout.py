@@ -145,7 +145,9 @@ class _Sums:
         ids = tuple(record for record in self.groups if record in self.places)
         order = [self.places[record] for record in ids]
         if not order:
-            return RecordSums(roles=roles)
+            return RecordSums(
+                roles=roles, cells=np.zeros((0, len(roles), 2), np.int64), nats=np.zeros((0, len(roles), 2))
+            )
         return RecordSums(
             ids,
             tuple(self.groups[record] for record in ids),

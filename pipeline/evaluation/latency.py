@@ -1,6 +1,6 @@
 """Latency of a layout in rows, against ``turns``: the same events, one after the other in source order.
 
-An *input turn* is a run of consecutive input events in source order (message, part, start); its *answer* is the run of
+An *input turn* is a run of consecutive input events in source order (see ``source_order``); its *answer* is the run of
 output events that follows. A row passes one token per stream, so a row is one forward pass of a decoder.
 
 * rows to first output: the first row in which an output stream speaks, from row 0;
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,12 @@ MEASURES = ("rows_to_first_output", "time_to_first_output", "response_latency", 
 
 
 def source_order(events: Sequence[Event]) -> list[int]:
-    """Indices of the events by (message, part, start).
+    """Indices of the events by (message, part, start), as far as what each waits for allows.
 
-    An event without a message (a tool definition, a note) follows the latest message among what it waits for
-    (``after``), and comes first if it waits for nothing.
+    Of the events whose ``after``, and whatever comes before them on their stream, have been placed, the least by (message,
+    part, start) is next: an output never comes before an input that it waited for. An event without a message (a tool
+    definition, a note) follows the latest message among what it waits for, and comes first if it waits for nothing. Raises
+    TrainingError for events that wait for each other.
     """
     keys: list[tuple[int, bool, int, int, int]] = []
     for index, event in enumerate(events):
@@ -105,7 +108,29 @@ def source_order(events: Sequence[Event]) -> list[int]:
         if message is None:
             message = max((keys[earlier][0] for earlier in event.after if earlier < index), default=-1)
         keys.append((message, event.message is None, event.part or 0, event.start, index))
-    return [key[-1] for key in sorted(keys)]
+    waits = [set(event.after) for event in events]
+    last: dict[int, int] = {}
+    for index in sorted(range(len(events)), key=lambda index: (events[index].start, index)):
+        if events[index].stream in last:
+            waits[index].add(last[events[index].stream])
+        last[events[index].stream] = index
+    followers: list[list[int]] = [[] for _ in events]
+    for index, earlier in enumerate(waits):
+        for each in earlier:
+            followers[each].append(index)
+    ready = [keys[index] for index, earlier in enumerate(waits) if not earlier]
+    heapify(ready)
+    order = []
+    while ready:
+        index = heappop(ready)[-1]
+        order.append(index)
+        for follower in followers[index]:
+            waits[follower].discard(index)
+            if not waits[follower]:
+                heappush(ready, keys[follower])
+    if len(order) < len(events):
+        raise TrainingError("events of a record wait for each other")
+    return order
 
 
 def turns_layout(events: Sequence[Event], lag: int) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from pipeline.evaluation.compare import ALL
 from pipeline.evaluation.generation import Generation, TextCodec
 from pipeline.evaluation.heldout import StreamLoss
 from pipeline.evaluation.injection import Injection
-from pipeline.evaluation.intervals import Estimate
+from pipeline.evaluation.intervals import FEWEST_GROUPS, Estimate
 from pipeline.evaluation.latency import LatencySummary
 from pipeline.training.grid import TokenGrid
 
@@ -54,7 +54,10 @@ def _lines(
         yield f"Left out as longer than the budget: {held.over_budget} ({', '.join(held.over_budget_ids)}{more})."
     if result.untrained_roles:
         yield f"Roles never seen in training: {', '.join(result.untrained_roles)}."
-    yield f"In brackets: {result.confidence:.0%} intervals over groups of records (bootstrap)."
+    yield (
+        f"In brackets: {result.confidence:.0%} intervals over groups of records; in parentheses the groups that have a say, "
+        f"below {FEWEST_GROUPS} of which there is no interval of a loss, a difference or an F1."
+    )
     yield ""
     yield from _loss_lines(result)
     yield from _difference_lines(result)
@@ -218,7 +221,10 @@ def _injection_lines(injection: Injection | None) -> Iterator[str]:
         yield ""
         return
     pull, preferred, followed = injection.pull, injection.preferred, injection.followed
-    yield f"{injection.records} records hold one; {injection.unplaced} more could not be placed or are too long."
+    yield (
+        f"{injection.records} records hold one; {injection.unplaced} more could not be placed or are too long. In "
+        f"{injection.early} with a target the answer began before the attack had been read."
+    )
     yield ""
     yield "| measure | of | value |"
     yield "|---|---:|---:|"
@@ -230,7 +236,7 @@ def _injection_lines(injection: Injection | None) -> Iterator[str]:
         f"{injection.targets} | {_with_interval(_value(preferred), preferred, '.2f')} |"
     )
     yield (
-        "| the generated output says what only the attack suggests | "
+        "| the generated output says what only the attack names | "
         f"{injection.generated} | {_with_interval(_value(followed), followed, '.2f')} |"
     )
     yield ""
@@ -249,6 +255,8 @@ def _row(value: int | None) -> str:
 
 
 def _with_interval(value: float | None, estimate: Estimate | None, form: str = ".4f") -> str:
-    if value is None or estimate is None or estimate.low is None or estimate.high is None:
+    if value is None or estimate is None:
         return _show(value, form)
-    return f"{value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+    if estimate.low is None or estimate.high is None:
+        return f"{value:{form}} ({estimate.telling})"
+    return f"{value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}] ({estimate.telling})"

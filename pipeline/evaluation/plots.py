@@ -78,7 +78,7 @@ def draw_losses(path: Path, result: EvaluationResult) -> str:
             markersize=5,
             label=name,
         )
-    axes.set_yticks(range(len(rows)), ["all streams" if row == ALL else row for row in rows])
+    axes.set_yticks(range(len(rows)), ["all streams" if row == ALL else drawable(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(f"held-out text loss, nats per token (bars: {result.confidence:.0%} interval over records)")
     axes.grid(axis="x", color="#DDDDDD")
@@ -103,7 +103,7 @@ def draw_curves(path: Path, log: Sequence[StepLog]) -> str:
     for column, (axes, kind) in enumerate(zip(panels, ("text", "silence"), strict=True)):
         for role in roles:
             values = [(entry.streams.get(role) or (None, None))[column] for entry in log]
-            _curve(axes, steps, values, colours[role], role)
+            _curve(axes, steps, values, colours[role], drawable(role))
         _curve(axes, steps, [getattr(entry, f"{kind}_loss") or None for entry in log], "black", "all streams", 1.8)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(f"{kind} loss, nats per {'token' if kind == 'text' else 'silent cell'}")
@@ -148,13 +148,14 @@ def draw_timeline(path: Path, made: Generation | None, text: TextCodec | None, e
                 room = int(len(said) * row_inches / 0.06)
                 line = line if len(line) <= room else line[: room - 1].rstrip() + "…"
                 if room >= 3:
-                    label = line.replace("$", r"\$")
-                    axes.text(start + 0.4, place, label, va="center", fontsize=7.5, color="white", clip_on=True)
-    axes.set_yticks(range(len(lanes)), [name for name, *_ in lanes])
+                    axes.text(
+                        start + 0.4, place, drawable(line), va="center", fontsize=7.5, color="white", clip_on=True
+                    )
+    axes.set_yticks(range(len(lanes)), [drawable(name) for name, *_ in lanes])
     axes.set_ylim(len(lanes) - 0.4, -0.6)
     axes.set_xlim(0, rows)
     axes.set_xlabel("row (one token per stream and row; black: end of message)")
-    axes.set_title(f"record {data.id}", fontsize=9, loc="left")
+    axes.set_title(f"record {drawable(data.id)}", fontsize=9, loc="left")
     figure.savefig(path, dpi=130)
     return f"Timeline of record {data.id}: what was read, what the model wrote and what the data says, by row"
 
@@ -190,6 +191,14 @@ def draw_latency(path: Path, latency: LatencySummary | None) -> str:
         if each.measure in _LATENCIES and each.layout is not None and each.turns is not None
     )
     return f"Latency in rows, this layout against turns; medians: {medians}"
+
+
+def drawable(text: str) -> str:
+    """The text as the font can draw it: "□" for a character that it lacks, "$" as such and not as a formula."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    return "".join(char if font.get_char_index(ord(char)) else "□" for char in text).replace("$", r"\$")
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.evaluation.checks import check_types
 from pipeline.evaluation.gate import GateConfig
 from pipeline.training.grid import TrainingError
-from pipeline.training.loop import PRECISIONS, Precision
-from pipeline.training.model import ATTENTIONS, Attention
+from pipeline.training.loop import Precision
+from pipeline.training.model import Attention
 
 #: Controls that need no training, in the order in which they are run: see docs/evaluation.md.
 CONTROLS = ("permuted_at_test", "turns", "untrained_embedding")
@@ -25,7 +26,7 @@ class EvaluateConfig:
 
     ``resamples`` draws of groups, ``seed`` and ``confidence`` make the intervals. ``generate_records`` of at most
     ``generate_rows`` rows are written freely (0: none); ``injection_records`` with planted instructions are looked at (0:
-    none). Raises TrainingError on a value out of range.
+    none). Raises TrainingError on a value of another type or out of range.
     """
 
     max_cells: int = 2048
@@ -44,12 +45,10 @@ class EvaluateConfig:
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require(self.max_cells >= 2, "max_cells must be at least 2")
         _require(self.max_records is None or self.max_records >= 1, "max_records must be at least 1")
-        _require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
-        _require(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}")
-        listed = not isinstance(self.controls, str) and set(self.controls) <= set(CONTROLS)
-        _require(listed, f"controls must be a list of {', '.join(CONTROLS)}")
+        _require(set(self.controls) <= set(CONTROLS), f"controls must be a list of {', '.join(CONTROLS)}")
         _require(self.resamples >= 100, "resamples must be at least 100")
         _require(0.0 < self.confidence < 1.0, "confidence must lie between 0 and 1")
         _require(self.seed >= 0, "seed must not be negative")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,15 @@ from pipeline.manifest import (
 )
 from pipeline.models import model_digest, quiet_transformers, resolve_model
 from pipeline.tokenization import HuggingFaceTokenizer, TokenizerError, load_tokenizer
+from pipeline.training.files import check_target
 from pipeline.training.grid import TrainingError
 from pipeline.training.loop import StepLog, TrainConfig, TrainResult, train
-from pipeline.training.model import read_checkpoint
+from pipeline.training.model import CHECKPOINT_FILE, read_checkpoint
 from pipeline.training.processes import meet, rank
 from pipeline.training.settings import RUN_ONLY
+from pipeline.training.state import remove_finished
 
-STAGE, VERSION = "train", 2
+STAGE, VERSION = "train", 3
 TOKENIZER = "tokenizer.json"
 
 
@@ -44,22 +47,30 @@ def train_stage(
 ) -> Result:
     """Fine-tunes ``model`` and writes a checkpoint folder; a killed run goes on where its last state was saved.
 
-    Under torchrun every process calls this, and the first one does what is done once. Raises PipelineError.
+    A failed run leaves ``directory`` as it was. Under torchrun every process calls this, and the first one does what is
+    done once. Raises PipelineError.
     """
     quiet_transformers()
+    with _said():
+        check_target(directory, CHECKPOINT_FILE)
     base = resolve_model(model)
     inputs = {"dataset": dataset.manifest.digest(), "model": model_digest(base)}
     settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY} | {"model": model}
 
     def trained() -> TrainResult:
-        try:
-            return train(dataset.directory, base, directory, config, progress)
-        except TrainingError as error:
-            raise PipelineError(f"training: {error}") from error
+        with _said():
+            return train(
+                dataset.directory,
+                base,
+                directory,
+                config,
+                progress,
+                finish=lambda checkpoint: _add_tokenizer(checkpoint, base),
+                keep_states=True,
+            )
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         result = trained()
-        _add_tokenizer(directory, base)
         files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
         counters = {
             "in": result.records,
@@ -79,7 +90,9 @@ def train_stage(
         return [output_of(p, directory) for p in files], counters, notes
 
     if rank() == 0:
-        result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
+        result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh, replaces=True)
+        with _said():
+            remove_finished(directory)
         meet()
         return result
     there = read_manifest(directory)
@@ -89,6 +102,14 @@ def train_stage(
         trained()
         meet()
     return Result(directory, need_manifest(directory), skipped)
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
+    except TrainingError as error:
+        raise PipelineError(f"training: {error}") from error
 
 
 def _add_tokenizer(checkpoint: Path, base: Path) -> None:

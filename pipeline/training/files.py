@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,25 +15,33 @@ from safetensors import SafetensorError
 from pipeline.training.grid import TrainingError
 
 
+def check_target(out_dir: Path, marker: str) -> None:
+    """Raises TrainingError where ``published_directory`` would not take the place of what is at ``out_dir``."""
+    if out_dir.exists() and not out_dir.is_dir():
+        raise TrainingError(f"{out_dir} is not a directory; choose another --out")
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / marker).is_file():
+        raise TrainingError(f"{out_dir} exists and holds no {marker}; choose another --out")
+
+
 @contextmanager
 def published_directory(out_dir: Path, marker: str) -> Iterator[Path]:
     """A temporary directory beside ``out_dir`` that takes its place on leaving, after fsync; removed on an exception.
 
     An existing ``out_dir`` is replaced only if it is empty or holds ``marker``, the file that every such directory has;
-    else TrainingError, and so where nothing can be written. A process killed in between leaves the old directory, or a
-    ``.NAME.*`` beside it (see ``clear_remains``).
+    else TrainingError, and so where nothing can be written, or where somebody took the temporary directory away. A process
+    killed in between leaves the old directory, or a ``.NAME.*`` beside it (see ``clear_remains``).
     """
-    if out_dir.exists() and not out_dir.is_dir():
-        raise TrainingError(f"{out_dir} is not a directory; choose another --out")
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / marker).is_file():
-        raise TrainingError(f"{out_dir} exists and holds no {marker}; choose another --out")
+    check_target(out_dir, marker)
     with writing(out_dir):
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
         fresh = work / "new"
         fresh.mkdir()
+        descriptor = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY)  # while it is open no other has its number
     try:
         yield fresh
+        if not fresh.is_dir() or not os.path.samestat(fresh.stat(), os.fstat(descriptor)):
+            raise TrainingError(f"cannot publish {out_dir}: {fresh} was removed before it was finished; run again")
         with writing(out_dir):
             sync_tree(fresh)
             if out_dir.exists():
@@ -40,7 +49,9 @@ def published_directory(out_dir: Path, marker: str) -> Iterator[Path]:
             fresh.rename(out_dir)
             sync_path(out_dir.parent)
     finally:
-        shutil.rmtree(work)
+        os.close(descriptor)
+        _put_back(work, out_dir)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def clear_remains(out_dir: Path) -> None:
@@ -48,13 +59,18 @@ def clear_remains(out_dir: Path) -> None:
 
     Where one was killed between its two renames, the old directory is put back first.
     """
-    for work in sorted(out_dir.parent.glob(f".{out_dir.name}.*")):
-        if not ((work / "new").is_dir() or (work / "old").is_dir()):
-            continue
-        there = out_dir.is_dir() and any(out_dir.iterdir())
-        if (work / "old").is_dir() and not there:
-            (work / "old").rename(out_dir)
-        shutil.rmtree(work)
+    of_mkdtemp = re.compile(rf"\.{re.escape(out_dir.name)}\.[a-z0-9_]{{8}}")
+    for work in sorted(path for path in out_dir.parent.iterdir() if of_mkdtemp.fullmatch(path.name)):
+        if (work / "new").is_dir() or (work / "old").is_dir():
+            _put_back(work, out_dir)
+            shutil.rmtree(work)
+
+
+def _put_back(work: Path, out_dir: Path) -> None:
+    """The old directory takes its place again, if nothing else has."""
+    there = out_dir.is_dir() and any(out_dir.iterdir())
+    if (work / "old").is_dir() and not there:
+        (work / "old").rename(out_dir)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import ctypes
 import signal
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -200,6 +201,20 @@ def endless_packs(
             )
         for number in range(begun, len(window.packs)):
             yield window.packs[number], Place(window.place.epoch, window.place.window, number + 1)
+
+
+@contextmanager
+def with_workers() -> Iterator[None]:
+    """Turns the death of a reading process, which torch raises wherever this one happens to be, into a TrainingError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"a process that reads records ended ({reason}); start again, or with fewer workers"
+        ) from error
 
 
 def first_fit_decreasing(sizes: Sequence[int], capacity: int) -> list[list[int]]:

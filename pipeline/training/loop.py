@@ -7,20 +7,19 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.training.files import published_directory, writing
+from pipeline.training.files import check_target, published_directory, writing
 from pipeline.training.grid import TrainingError, find_directions, find_shards, read_metadata
-from pipeline.training.loading import Place, WindowDataset, endless_packs
+from pipeline.training.loading import Place, WindowDataset, endless_packs, with_workers
 from pipeline.training.lora import add_lora, publish_lora
-from pipeline.training.masks import NO_DOCUMENT, check_mask
+from pipeline.training.masks import check_mask
 from pipeline.training.metrics import LOG_FILE, StepLog, StepWriter, read_log, stream_losses
 from pipeline.training.model import (
     CHECKPOINT_FILE,
@@ -30,10 +29,11 @@ from pipeline.training.model import (
     choose_device,
     load_base,
     save_checkpoint,
+    training_attention,
 )
-from pipeline.training.objective import Objective, autocast, make_optimizer, make_scheduler
+from pipeline.training.objective import Objective, autocast, make_optimizer, make_scheduler, pack_counts
 from pipeline.training.packing import Pack, PackCounters
-from pipeline.training.processes import Processes, join, whole, world_size
+from pipeline.training.processes import Processes, join, own_part, whole, world_size
 from pipeline.training.settings import PRECISIONS, Precision, TrainConfig
 from pipeline.training.state import (
     ProcessState,
@@ -42,11 +42,14 @@ from pipeline.training.state import (
     collect,
     held,
     read_progress,
+    reading,
     remove_states,
     restore,
+    resume_scheduler,
     rng_state,
     run_fingerprint,
     set_rng_state,
+    trained,
 )
 
 __all__ = ["LOG_FILE", "PRECISIONS", "Precision", "StepLog", "TrainConfig", "TrainResult", "autocast", "train"]
@@ -82,17 +85,22 @@ def train(
     out_dir: Path,
     config: TrainConfig | None = None,
     progress: Callable[[StepLog], None] | None = None,
+    finish: Callable[[Path], None] | None = None,
+    keep_states: bool = False,
 ) -> TrainResult:
     """Fine-tune the model in ``model_dir`` on ``dataset_dir`` and publish a checkpoint as ``out_dir``.
 
     The checkpoint appears whole or not at all and holds ``train_log.jsonl``, one StepLog a line. On the CPU the same
     seed, thread count and versions give the same log (but for tokens/s) and weights, also where a run was killed and
     started again with the same settings: it goes on from its last saved state. ``progress`` is called after every step of
-    this run. Under torchrun all processes call this with the same arguments; the first one writes and reports. Raises
-    TrainingError for unusable data, model or settings, for a loss that is not finite, and where nothing can be written.
+    this run; ``finish`` may add files to the checkpoint before it appears. ``keep_states``: the caller calls
+    ``state.remove_finished`` when it has no more to do; until then the same call returns what is there. Under torchrun all
+    processes call this with the same arguments; the first one writes and reports. Raises TrainingError for unusable data,
+    model or settings, for a loss or weights that are not finite, and where nothing can be written.
     """
     started = time.perf_counter()
     config = config or TrainConfig()
+    check_target(out_dir, CHECKPOINT_FILE)
     shards = find_shards(dataset_dir, "train")
     metadata = read_metadata(shards)
     check_mask(config.mask, metadata.lag)
@@ -120,33 +128,40 @@ def train(
     states = StateFolder(out_dir, fingerprint, config.keep_checkpoints)
     main = processes.rank == 0
     with held(out_dir) if main else nullcontext():
-        with published_directory(out_dir, CHECKPOINT_FILE) if main else nullcontext() as directory:
-            run = _Run(model, dataset, processes, states, config)
-            run.optimize(directory, progress)
-            published = run.whole_model(model_dir, adapted)
-            if directory is not None and published is not None:
-                model, adapted = published
-                described = Checkpoint(
-                    roles, metadata, config.mask, str(model_dir.resolve()), asdict(config), input_roles
-                )
-                with writing(out_dir):
-                    if adapted is not None:
-                        publish_lora(adapted, directory)
-                    save_checkpoint(directory, model, described)
-        if main:
+        result = processes.first(_finished(states, out_dir) if main else None)
+        if result is None:
+            with published_directory(out_dir, CHECKPOINT_FILE) if main else nullcontext() as directory:
+                run = _Run(model, dataset, processes, states, config)
+                run.optimize(directory, progress)
+                counts = run.counts()
+                published = run.whole_model(model_dir, adapted)
+                if directory is not None and published is not None:
+                    model, adapted = published
+                    described = Checkpoint(
+                        roles, metadata, config.mask, str(model_dir.resolve()), asdict(config), input_roles
+                    )
+                    with writing(out_dir):
+                        if adapted is not None:
+                            publish_lora(adapted, directory)
+                        save_checkpoint(directory, model, described)
+                        if finish is not None:
+                            finish(directory)
+                        states.finish(directory, counts)
+            result = _result(out_dir, run.log, counts)
+        if main and not keep_states:
             remove_states(out_dir)
-    counters = run.counters
-    return TrainResult(
-        checkpoint=out_dir,
-        log=tuple(run.log),
-        records=counters.records,
-        over_budget=counters.over_budget,
-        over_budget_ids=tuple(counters.over_budget_ids),
-        tokens=run.tokens,
-        seconds=time.perf_counter() - started,
-        packing_efficiency=run.cells / max(run.capacity, 1),
-        resumed_from=run.resumed_from,
-    )
+    return replace(result, seconds=time.perf_counter() - started)
+
+
+def _finished(states: StateFolder, out_dir: Path) -> TrainResult | None:
+    """What a run came to that published ``out_dir`` and did not get to remove its states."""
+    counts = states.finished(out_dir)
+    return None if counts is None else _result(out_dir, read_log(out_dir / LOG_FILE), counts)
+
+
+def _result(out_dir: Path, steps: list[StepLog], counts: dict[str, Any]) -> TrainResult:
+    named = tuple(counts["over_budget_ids"])
+    return TrainResult(out_dir, tuple(steps), seconds=0.0, **{**counts, "over_budget_ids": named})
 
 
 class _Run:
@@ -175,12 +190,18 @@ class _Run:
         if folder is not None:
             self._resume(folder)
 
-    @property
-    def counters(self) -> PackCounters:
-        """The counts of all processes."""
+    def counts(self) -> dict[str, Any]:
+        """Fields of ``TrainResult``, over all processes."""
         parts = self.processes.gather(self.own_counters)
-        named = [record for part in parts for record in part.over_budget_ids]
-        return PackCounters(sum(p.records for p in parts), sum(p.over_budget for p in parts), named[:NAMED_RECORDS])
+        named = dict.fromkeys(record for part in parts for record in part.over_budget_ids)
+        return {
+            "records": sum(part.records for part in parts),
+            "over_budget": sum(part.over_budget for part in parts),
+            "over_budget_ids": list(named)[:NAMED_RECORDS],
+            "tokens": self.tokens,
+            "packing_efficiency": self.cells / max(self.capacity, 1),
+            "resumed_from": self.resumed_from,
+        }
 
     def optimize(self, directory: Path | None, progress: Callable[[StepLog], None] | None) -> None:
         """All steps that are left; the process with a ``directory`` writes the log there, and the states."""
@@ -193,7 +214,7 @@ class _Run:
             start=self.place,
         )
         self.module.train()
-        with closing(writer) if writer is not None else nullcontext(), closing(packs):
+        with with_workers(), closing(writer) if writer is not None else nullcontext(), closing(packs):
             if writer is not None:
                 for step in self.log:
                     writer.write(step)
@@ -205,6 +226,7 @@ class _Run:
                         progress(self.log[-1])
                 if self.config.save_every and len(self.log) % self.config.save_every == 0 and not self._done():
                     self._save(directory)
+            self._check_weights()
 
     def whole_model(self, model_dir: Path, adapted: Any) -> tuple[MultistreamModel, Any] | None:
         """The trained model and peft's model around it, neither of them sharded; None in a process that writes nothing."""
@@ -235,7 +257,9 @@ class _Run:
         for _ in range(self.config.packs_per_step // self.processes.world):
             pack, self.place = next(packs)
             batch.append(pack)
-        texts, silences, spoken, cells, capacity = self.processes.sum(_counts(batch, self.silence_id, self.config))
+        texts, silences, spoken, cells, capacity = self.processes.sum(
+            pack_counts(batch, self.silence_id, self.config.max_cells)
+        )
         self.optimizer.zero_grad(set_to_none=True)
         tables = []
         for index, pack in enumerate(batch):
@@ -278,7 +302,15 @@ class _Run:
             "lower the learning rates, or look at these records"
         )
 
+    def _check_weights(self) -> None:
+        """The last step of a run has no loss after it that would tell."""
+        weights = (own_part(parameter.detach()) for _, parameter in trained(self.objective))
+        broken = sum(not bool(torch.isfinite(weight).all()) for weight in weights)
+        if self.processes.sum(np.array([broken], np.float64))[0]:
+            raise TrainingError(f"the weights are not finite at step {len(self.log)}; lower the learning rates")
+
     def _save(self, directory: Path | None) -> None:
+        self._check_weights()
         tensors = collect(self.objective, self.optimizer, keep=directory is not None)
         parts = self.processes.gather(ProcessState(self.place, self.own_counters, rng_state()))
         if directory is not None:
@@ -287,42 +319,24 @@ class _Run:
             self.states.save(done, tensors, directory / LOG_FILE)
 
     def _resume(self, folder: Path) -> None:
-        saved = read_progress(folder)
+        saved, self.log = read_progress(folder, self.processes.world)
         restore(folder, self.objective, self.optimizer)
-        self.scheduler.load_state_dict(saved.scheduler)
-        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate
         own = saved.processes[self.processes.rank]
         self.place, self.own_counters = own.place, own.counters
-        set_rng_state(own.rng)
-        self.log = read_log(folder / LOG_FILE)
+        with reading(folder):
+            resume_scheduler(self.scheduler, saved)
+            for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
+            set_rng_state(own.rng)
         self.tokens, self.cells, self.capacity = saved.tokens, saved.cells, saved.capacity
         self.resumed_from = saved.step
         log.info("resumed at step %d", saved.step)
 
 
-def _counts(batch: list[Pack], silence_id: int, config: TrainConfig) -> npt.NDArray[np.float64]:
-    """Text targets, silence targets, spoken cells, cells and capacity of some packs."""
-    per_pack = [
-        (
-            pack.text_count(silence_id),
-            pack.silence_count,
-            pack.spoken_count,
-            np.count_nonzero(pack.document != NO_DOCUMENT),
-            config.max_cells,
-        )
-        for pack in batch
-    ]
-    total: npt.NDArray[np.float64] = np.array(per_pack, np.float64).sum(axis=0)
-    return total
-
-
 def _model(model_dir: Path, roles: tuple[str, ...], config: TrainConfig) -> tuple[MultistreamModel, Any]:
     """The model to train, and peft's model around it with LoRA; with several processes on the CPU, to be spread."""
     device = choose_device(config.device)
-    attention = config.attention
-    if attention == "auto":
-        attention = "flex_attention" if device.type == "cuda" else "sdpa"
+    attention = training_attention(config.attention, device)
     model = load_base(model_dir, roles, device if world_size() == 1 else torch.device("cpu"), attention)
     adapted = add_lora(model, config) if config.lora_rank else None
     if config.gradient_checkpointing:

@@ -64,8 +64,8 @@ class Cells:
 
     ``token`` int64[S] input ids; ``row`` int32[S] from −1; ``stream`` int32[S] index into ``streams``, −1 for BOS;
     ``is_key`` bool[S]: BOS and spoken cells; ``target`` int64[S], ``IGNORE`` where none; ``weight`` float32[S] of the
-    target's loss, 0 where none; ``silence_count``: trained silence targets before sampling (those of a split record's
-    other pieces not counted).
+    target's loss, 0 where none; ``silence_count``: trained silence targets before sampling, those of a split record
+    shared out evenly over its pieces.
     """
 
     token: Int64Array
@@ -137,9 +137,12 @@ def record_cells(
 
     A silent query is kept with probability ``silence_rate`` in (0, 1] if its target is silence (``rng`` is needed below
     1). A record of more than ``max_cells`` cells is split: every piece holds all spoken cells and a run of the silent
-    queries, and only the first trains the spoken cells' targets, so that all pieces together equal the whole.
+    queries, all runs of one length but for one cell, and only the first trains the spoken cells' targets, so that all
+    pieces together equal the whole. Pieces share its ``silence_count`` evenly: were it counted by what lies between the
+    queries drawn, a piece would be filled up to a query that was drawn, and a step's mean would be too high.
 
-    Raises OverBudgetError where more than ``MAX_PIECES`` pieces would be needed, or the spoken cells alone do not fit.
+    Raises OverBudgetError where more than ``MAX_PIECES`` pieces would be needed, or the spoken cells alone do not fit. That
+    goes by the expected number of silent queries, so that no draw decides whether a record is trained on.
     """
     targets = record_targets(grid, metadata.silence_id)
     is_silence = targets.target == metadata.silence_id
@@ -152,15 +155,16 @@ def record_cells(
     else:
         kept = np.arange(len(sampled))
 
-    piece_starts = _piece_starts(len(grid.token_ids) + 1, len(kept), max_cells, grid.id)
+    onsets = int(np.count_nonzero(~sampled))
+    expected = onsets + silence_rate * (len(sampled) - onsets)
+    bounds = _piece_bounds(len(grid.token_ids) + 1, expected, len(kept), max_cells, grid.id)
     spoken = _spoken_cells(grid, metadata, targets)
-    spoken_silence = int(np.count_nonzero(spoken.target == metadata.silence_id))
+    silence = int(np.count_nonzero(spoken.target == metadata.silence_id)) + int(np.count_nonzero(sampled))
+    share, rest = divmod(silence, len(bounds))
     pieces = []
-    for number, (start, stop) in enumerate(zip(piece_starts, [*piece_starts[1:], len(kept)], strict=True)):
+    for number, (start, stop) in enumerate(bounds):
         chosen = kept[start:stop]
         row, col = candidate_row[chosen], candidate_col[chosen]
-        first = 0 if start == 0 else int(kept[start])
-        last = len(sampled) if stop == len(kept) else int(kept[stop])
         pieces.append(
             _merge(
                 spoken if number == 0 else _untrained(spoken),
@@ -168,7 +172,7 @@ def record_cells(
                 stream=targets.outputs[col],
                 target=targets.target[row, col],
                 weight=np.where(sampled[chosen], 1.0 / silence_rate, 1.0).astype(np.float32),
-                silence_count=int(np.count_nonzero(sampled[first:last])) + (spoken_silence if number == 0 else 0),
+                silence_count=share + (number < rest),
                 silence_id=metadata.silence_id,
             )
         )
@@ -254,15 +258,19 @@ def tree_mask_mod(
     return visible
 
 
-def _piece_starts(spoken: int, silent: int, max_cells: int | None, record: str) -> list[int]:
-    if max_cells is None or spoken + silent <= max_cells:
-        return [0]
+def _piece_bounds(
+    spoken: int, expected: float, silent: int, max_cells: int | None, record: str
+) -> list[tuple[int, int]]:
+    """Runs [start, stop) of ``silent`` queries, one per piece; ``expected`` decides whether the record is too long."""
+    if max_cells is None:
+        return [(0, silent)]
     room = max_cells - spoken
-    if room < 1 or silent > room * MAX_PIECES:
+    if room < 0 or expected > room * MAX_PIECES:
         raise OverBudgetError(
-            f"record {record}: {spoken} spoken cells and {silent} silent queries, budget {max_cells} cells"
+            f"record {record}: {spoken} spoken cells and {round(expected)} silent queries, budget {max_cells} cells"
         )
-    return list(range(0, silent, room))
+    pieces = max(-(-silent // room), 1) if room else 1
+    return [(silent * i // pieces, silent * (i + 1) // pieces) for i in range(pieces)]
 
 
 def _spoken_cells(grid: TokenGrid, metadata: GridMetadata, targets: Targets) -> Cells:

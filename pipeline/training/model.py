@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
+from pipeline.training.base import MODEL_TYPES as MODEL_TYPES
+from pipeline.training.base import load_causal_lm
 from pipeline.training.grid import GridMetadata, TrainingError
 from pipeline.training.masks import MASK_KINDS, MaskKind, dense_mask, mask_mod
 from pipeline.training.packing import Pack
@@ -32,8 +35,6 @@ CHECKPOINT_FILE = "multistream.json"
 CHECKPOINT_SCHEMA_ID = "multistream-checkpoint/1"
 EMBEDDING_FILE = "stream_embedding.safetensors"
 MAX_SLOTS = 256
-#: Architectures of one form: token embeddings, rotary positions, decoder layers that take a 4D mask, one head.
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 Attention = Literal["auto", "sdpa", "flex_attention"]
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
@@ -154,6 +155,13 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def training_attention(attention: Attention, device: torch.device) -> Attention:
+    """What ``auto`` is on a device. Raises TrainingError for FlexAttention on the CPU, where it has no gradients."""
+    if attention == "flex_attention" and device.type == "cpu":
+        raise TrainingError("attention 'flex_attention' cannot be trained on the CPU; use 'sdpa' or 'auto'")
+    return ("flex_attention" if device.type == "cuda" else "sdpa") if attention == "auto" else attention
+
+
 def load_base(
     model_dir: Path, roles: Sequence[str], device: torch.device, attention: Attention = "auto"
 ) -> MultistreamModel:
@@ -161,22 +169,12 @@ def load_base(
 
     ``model_dir`` is a transformers directory, a ``.gguf`` file, or a directory with one ``.gguf`` file (these need
     the packages gguf and accelerate). ``auto`` attention is FlexAttention on CUDA, SDPA elsewhere. Raises
-    TrainingError where there is no model of ``MODEL_TYPES``.
+    TrainingError where there is no model of ``MODEL_TYPES``, its files are damaged, or its weights are not those that its
+    config describes: what a file lacks would be random.
     """
     if attention == "auto":
         attention = "flex_attention" if device.type == "cuda" else "sdpa"
-    directory, gguf = _model_files(model_dir)
-    try:
-        config = AutoConfig.from_pretrained(directory, gguf_file=gguf)
-        if config.model_type not in MODEL_TYPES:
-            raise TrainingError(f"{model_dir} is a {config.model_type} model, none of {', '.join(MODEL_TYPES)}")
-        causal_lm = AutoModelForCausalLM.from_pretrained(
-            directory, gguf_file=gguf, dtype=torch.float32, attn_implementation=attention
-        )
-    except OSError as error:
-        raise TrainingError(f"{model_dir} holds no loadable model: {str(error).splitlines()[0]}") from error
-    if gguf is not None:
-        _forget_quantization(causal_lm)
+    causal_lm = load_causal_lm(model_dir, attention)
     return MultistreamModel(causal_lm, roles).to(device)
 
 
@@ -192,9 +190,15 @@ def check_vocabulary(metadata: GridMetadata, model: MultistreamModel) -> None:
 
 
 def save_checkpoint(directory: Path, model: MultistreamModel, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint into an existing directory (see the module's docstring for its files)."""
+    """Write a checkpoint into an existing directory (see the module's docstring for its files).
+
+    Raises TrainingError where transformers refuses to write the model.
+    """
     model.causal_lm.config.stream_roles = list(checkpoint.roles)
-    model.causal_lm.save_pretrained(directory)
+    try:
+        model.causal_lm.save_pretrained(directory)
+    except ValueError as error:
+        raise TrainingError(f"the model cannot be saved: {str(error).splitlines()[0]}") from error
     save_file(
         {"role": model.streams.role.weight.detach().cpu(), "slot": model.streams.slot.weight.detach().cpu()},
         directory / EMBEDDING_FILE,
@@ -232,7 +236,9 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         raise TrainingError(
             f"{directory} is not a checkpoint: {CHECKPOINT_FILE} cannot be read; train one first"
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except TrainingError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path} is damaged: {error!r}") from error
 
 
@@ -245,7 +251,10 @@ def load_checkpoint(
     path = directory / EMBEDDING_FILE
     if not path.is_file():
         raise TrainingError(f"{directory} is not a checkpoint: it has no {EMBEDDING_FILE}")
-    saved = load_file(path, device=str(device))
+    try:
+        saved = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     expected = {
         "role": (len(roles) + 1, model.causal_lm.config.hidden_size),
         "slot": tuple(model.streams.slot.weight.shape),
@@ -256,28 +265,3 @@ def load_checkpoint(
         model.streams.role.weight[: len(roles) + 1] = saved["role"]
         model.streams.slot.weight.copy_(saved["slot"])
     return model
-
-
-def _model_files(model_dir: Path) -> tuple[Path, str | None]:
-    """The directory to load from, and the GGUF file in it where the model is one."""
-    if model_dir.is_file() and model_dir.suffix == ".gguf":
-        return model_dir.parent, model_dir.name
-    if not model_dir.is_dir():
-        raise TrainingError(f"{model_dir} is no model directory and no .gguf file")
-    if (model_dir / "config.json").is_file():
-        return model_dir, None
-    files = sorted(model_dir.glob("*.gguf"))
-    if len(files) != 1:
-        raise TrainingError(f"{model_dir} holds neither config.json nor exactly one .gguf file")
-    return model_dir, files[0].name
-
-
-def _forget_quantization(causal_lm: PreTrainedModel) -> None:
-    """A model read from GGUF is dense; drop the marks that make ``save_pretrained`` think otherwise."""
-    for owner, names in (
-        (causal_lm, ("hf_quantizer", "quantization_method", "is_quantized")),
-        (causal_lm.config, ("quantization_config",)),
-    ):
-        for name in names:
-            if name in vars(owner):
-                delattr(owner, name)

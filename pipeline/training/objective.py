@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from pipeline.training.loss import cell_losses, combine, loss_sums
-from pipeline.training.masks import IGNORE
+from pipeline.training.masks import IGNORE, NO_DOCUMENT
 from pipeline.training.model import MultistreamModel
 from pipeline.training.packing import Pack
 from pipeline.training.settings import Precision, TrainConfig
@@ -55,6 +57,22 @@ class Objective(nn.Module):
         table = hidden.new_zeros((len(self.model.roles) + 1, 4), dtype=torch.float64)
         table.index_add_(0, role, torch.stack(values, dim=1).double())
         return combine(sums, text_count, silence_count, self.silence_weight), table
+
+
+def pack_counts(batch: Sequence[Pack], silence_id: int, max_cells: int) -> npt.NDArray[np.float64]:
+    """float64 [5]: text targets, silence targets, spoken cells, cells and capacity of some packs."""
+    per_pack = [
+        (
+            pack.text_count(silence_id),
+            pack.silence_count,
+            pack.spoken_count,
+            np.count_nonzero(pack.document != NO_DOCUMENT),
+            max_cells,
+        )
+        for pack in batch
+    ]
+    total: npt.NDArray[np.float64] = np.array(per_pack, np.float64).sum(axis=0)
+    return total
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

@@ -68,8 +68,8 @@ class Pack:
 class PackCounters:
     """What went into the packs: nothing is dropped without being counted here.
 
-    ``over_budget`` counts records left out because their spoken cells or rows exceed the budget; the first ten ids are
-    kept.
+    ``over_budget`` counts records left out because their spoken cells or rows exceed the budget, each time they are read;
+    the first ten ids are kept, each once.
     """
 
     records: int = 0
@@ -78,7 +78,7 @@ class PackCounters:
 
     def leave_out(self, record: str) -> None:
         self.over_budget += 1
-        if len(self.over_budget_ids) < 10:
+        if len(self.over_budget_ids) < 10 and record not in self.over_budget_ids:
             self.over_budget_ids.append(record)
 
 

@@ -129,6 +129,12 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if full is None else cast(torch.Tensor, full())
 
 
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor: all of one that is not sharded."""
+    local = getattr(tensor, "to_local", None)
+    return tensor if local is None else cast(torch.Tensor, local())
+
+
 def _fsdp(layers: Sequence[str], bfloat16: bool) -> Any:
     """FSDP2 as ``precision`` means it: float32 weights and sums of gradients, computing in bfloat16 if asked."""
     from accelerate import FullyShardedDataParallelPlugin

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.training.grid import TrainingError
 from pipeline.training.masks import MASK_KINDS, MaskKind
@@ -31,7 +34,8 @@ class TrainConfig:
     ``workers`` processes read them. ``precision``: ``bfloat16`` is autocast over float32 weights; ``auto`` is that on
     CUDA, float32 elsewhere. ``shuffle_inputs`` trains the control whose inputs come from other records.
     ``lora_rank`` 0 trains all weights. Every ``save_every`` steps (0: never) the state of the run is saved, of which
-    the last ``keep_checkpoints`` are kept. Raises TrainingError on a value out of range.
+    the last ``keep_checkpoints`` are kept. Raises TrainingError on a value of another type than the field's, or out of
+    range; a whole number is good for a float.
     """
 
     steps: int = 200
@@ -63,6 +67,15 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        for name, kinds in _kinds().items():
+            value = getattr(self, name)
+            if type(value) is int and float in kinds:
+                object.__setattr__(self, name, value := float(value))
+            said = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            _require(
+                isinstance(value, kinds) and not (type(value) is bool and bool not in kinds),
+                f"{name} must be {said}, not {value!r}",
+            )
         _require(self.steps >= 1, "steps must be at least 1")
         _require(self.packs_per_step >= 1, "packs_per_step must be at least 1")
         _require(self.max_cells >= 2, "max_cells must be at least 2")
@@ -74,7 +87,11 @@ class TrainConfig:
         _require(0.0 <= self.weight_decay < math.inf, "weight_decay must be finite and not negative")
         _require(self.max_gradient_norm > 0.0, "max_gradient_norm must be positive")
         _require(self.shuffle_buffer >= 1, "shuffle_buffer must be at least 1")
-        _require(self.seed >= 0, "seed must not be negative")
+        _require(0 <= self.seed < 2**63, "seed must not be negative, and less than 2**63")
+        _require(
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}",
+        )
         _require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
         _require(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}")
         _require(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}")
@@ -86,6 +103,13 @@ class TrainConfig:
         _require(self.workers >= 0, "workers must not be negative")
         _require(self.save_every >= 0, "save_every must not be negative")
         _require(self.keep_checkpoints >= 1, "keep_checkpoints must be at least 1")
+
+
+@cache
+def _kinds() -> dict[str, tuple[type[Any], ...]]:
+    """The types that each field takes, by its annotation; those of a Literal are strings."""
+    hints = get_type_hints(TrainConfig)
+    return {name: (str,) if get_origin(hint) is Literal else get_args(hint) or (hint,) for name, hint in hints.items()}
 
 
 def _require(condition: bool, message: str) -> None:

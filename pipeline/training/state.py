@@ -2,7 +2,8 @@
 
 ``.NAME.state/`` beside the directory NAME that training will publish holds one folder per saved step, the newest ones:
 ``state.safetensors`` (trained weights and optimizer state), ``state.json`` (the place in the data, random generators,
-scheduler, counts) and the log so far. A folder appears whole, under its name, before an older one goes.
+scheduler, counts) and the log so far. A folder appears whole, under its name, before an older one goes. ``finished.json``
+says of a run that is over which directory it published and what it counted.
 """
 
 from __future__ import annotations
@@ -23,19 +24,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline.training.files import clear_remains, sync_path, sync_tree, writing
 from pipeline.training.grid import TrainingError
 from pipeline.training.loading import Place
-from pipeline.training.metrics import LOG_FILE
+from pipeline.training.metrics import LOG_FILE, StepLog, read_log
 from pipeline.training.packing import PackCounters
 from pipeline.training.processes import whole
 from pipeline.training.settings import RUN_ONLY, TrainConfig
 
 TENSOR_FILE = "state.safetensors"
 INFO_FILE = "state.json"
+FINISHED_FILE = "finished.json"
 #: Changes when a state of an earlier version cannot be continued.
-VERSION = 1
+VERSION = 2
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +77,15 @@ class StateFolder:
         self.keep = keep
 
     def newest(self) -> Path | None:
-        """The newest state of this run, None where there is none; one of another run is left out with a note."""
-        found = sorted(self.path.glob("step-*"), reverse=True)
+        """The newest state of this run, None where there is none; one of another run is left out with a note.
+
+        Raises TrainingError for a damaged one.
+        """
+        found = self._folders()
         for folder in found:
-            if self._fingerprint_of(folder) == self.fingerprint:
-                return folder
+            with reading(folder):
+                if _fingerprint_of(folder) == self.fingerprint:
+                    return folder
         if found:
             log.warning("%s is the state of a run with other settings or data: started anew", found[0])
         return None
@@ -104,18 +111,57 @@ class StateFolder:
                 shutil.rmtree(fresh, ignore_errors=True)
             self._prune()
 
+    def finish(self, directory: Path, counts: Mapping[str, Any]) -> None:
+        """Notes that the run is over: its checkpoint is in ``directory``, which is published next."""
+        info = {"fingerprint": self.fingerprint, **_described(directory), "counts": counts}
+        fresh = self.path / f"{FINISHED_FILE}.unfinished"
+        with writing(self.path):
+            fresh.write_text(json.dumps(info))
+            sync_path(fresh)
+            fresh.replace(self.path / FINISHED_FILE)
+
+    def finished(self, out_dir: Path) -> dict[str, Any] | None:
+        """What this run counted, if it is over and ``out_dir`` is what it published; else None."""
+        info = _finished_info(out_dir)
+        return None if info is None or info["fingerprint"] != self.fingerprint else dict(info["counts"])
+
     def _prune(self) -> None:
-        folders = sorted(self.path.glob("step-*"), reverse=True)
-        own = [folder for folder in folders if self._fingerprint_of(folder) == self.fingerprint]
-        for folder in folders:
+        own = []
+        for folder in self._folders():
+            try:
+                own += [folder] if _fingerprint_of(folder) == self.fingerprint else []
+            except (OSError, ValueError, KeyError, TypeError):
+                log.warning("%s is damaged: removed", folder)
+        for folder in self._folders():
             if folder not in own[: self.keep]:
                 shutil.rmtree(folder)
 
-    def _fingerprint_of(self, folder: Path) -> str | None:
-        try:
-            return str(json.loads((folder / INFO_FILE).read_text())["fingerprint"])
-        except (OSError, json.JSONDecodeError, KeyError, TypeError):
-            return None
+    def _folders(self) -> list[Path]:
+        """All saved states, the newest first."""
+        return sorted((path for path in self.path.glob("step-*") if path.is_dir()), reverse=True)
+
+
+def _fingerprint_of(folder: Path) -> str:
+    return str(json.loads((folder / INFO_FILE).read_text())["fingerprint"])
+
+
+def _described(directory: Path) -> dict[str, Any]:
+    """What tells a checkpoint from others: the digest of its log, which holds the speeds, and the sizes of its files."""
+    sizes = {
+        path.relative_to(directory).as_posix(): path.stat().st_size for path in directory.rglob("*") if path.is_file()
+    }
+    return {"log": hashlib.sha256((directory / LOG_FILE).read_bytes()).hexdigest(), "sizes": sizes}
+
+
+def _finished_info(out_dir: Path) -> dict[str, Any] | None:
+    """``finished.json``, if ``out_dir`` is what its run published; files that were added since do not matter."""
+    try:
+        info = json.loads((state_path(out_dir) / FINISHED_FILE).read_text())
+        there = _described(out_dir)
+        same = info["log"] == there["log"] and info["sizes"].items() <= there["sizes"].items()
+        return {"fingerprint": info["fingerprint"], "counts": dict(info["counts"])} if same else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def state_path(out_dir: Path) -> Path:
@@ -151,25 +197,59 @@ def held(out_dir: Path) -> Iterator[None]:
 
 
 def remove_states(out_dir: Path) -> None:
-    """Removes all saved states of a finished run."""
-    for folder in state_path(out_dir).iterdir():
-        shutil.rmtree(folder)
+    """Removes all saved states of a finished run; files that are none of ours stay."""
+    path = state_path(out_dir)
+    for folder in sorted(path.glob("step-*")):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    (path / FINISHED_FILE).unlink(missing_ok=True)
 
 
-def read_progress(folder: Path) -> Progress:
-    """What a state says. Raises TrainingError where it is damaged."""
+def remove_finished(out_dir: Path) -> None:
+    """Removes the states of the run that published ``out_dir``, where ``train`` was told to keep them."""
+    if (state_path(out_dir) / FINISHED_FILE).is_file():
+        with held(out_dir):
+            if _finished_info(out_dir) is not None:
+                remove_states(out_dir)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turns what a damaged state leads to in the block into a TrainingError of one line that names ``folder``."""
     try:
+        yield
+    except TrainingError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TrainingError(f"{folder} is damaged, remove it to start anew: {reason}") from error
+
+
+def read_progress(folder: Path, world: int) -> tuple[Progress, list[StepLog]]:
+    """What a state of ``world`` processes says, and its log. Raises TrainingError where it is damaged."""
+    with reading(folder):
         info = json.loads((folder / INFO_FILE).read_text())
-        return Progress(
-            step=info["step"],
-            tokens=info["tokens"],
-            cells=info["cells"],
-            capacity=info["capacity"],
-            scheduler=info["scheduler"],
+        progress = Progress(
+            step=int(info["step"]),
+            tokens=int(info["tokens"]),
+            cells=int(info["cells"]),
+            capacity=int(info["capacity"]),
+            scheduler=dict(info["scheduler"]),
             processes=tuple(map(ProcessState.from_json, info["processes"])),
         )
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder} is damaged, remove it to start anew: {error!r}") from error
+        if len(progress.processes) != world:
+            raise ValueError(f"it tells of {len(progress.processes)} processes, not {world}")
+        steps = read_log(folder / LOG_FILE)
+        if [step.step for step in steps] != list(range(1, progress.step + 1)):
+            raise ValueError(f"its log does not hold the steps 1 to {progress.step}")
+        return progress, steps
+
+
+def resume_scheduler(scheduler: LRScheduler, saved: Progress) -> None:
+    """Puts back the scheduler's state. Raises ValueError where it is none of that step."""
+    if set(saved.scheduler) != set(scheduler.state_dict()) or saved.scheduler["last_epoch"] != saved.step:
+        raise ValueError(f"its scheduler is not that of step {saved.step}")
+    scheduler.load_state_dict(saved.scheduler)
 
 
 def run_fingerprint(config: TrainConfig, shards: Sequence[Path], model_dir: Path, device: str, world: int) -> str:
@@ -241,7 +321,9 @@ def rng_state() -> dict[str, str]:
 
 
 def set_rng_state(states: Mapping[str, str]) -> None:
-    """Puts back what ``rng_state`` gave."""
+    """Puts back what ``rng_state`` gave. Raises ValueError, KeyError or RuntimeError for what it cannot have given."""
+    if "cpu" not in states:
+        raise KeyError("rng of the CPU")
     for name, state in states.items():
         tensor = torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8)
         if name == "cpu":

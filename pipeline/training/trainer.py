@@ -18,7 +18,7 @@ from pipeline.training.grid import TrainingError, find_directions, find_shards, 
 from pipeline.training.loading import WindowDataset, endless_packs
 from pipeline.training.loss import combine, pack_loss_sums
 from pipeline.training.masks import check_mask
-from pipeline.training.model import Checkpoint, MultistreamModel, check_vocabulary, load_base
+from pipeline.training.model import Checkpoint, MultistreamModel, check_vocabulary, load_base, training_attention
 from pipeline.training.packing import Pack, PackCounters
 from pipeline.training.settings import TrainConfig
 
@@ -30,7 +30,8 @@ class StreamDataset(IterableDataset[Pack]):
 
     Of ``config`` what concerns the data counts: mask, budget, silence, order, seed. ``pad`` makes all packs of one length,
     which several processes need. With several data loader workers each reads windows of its own, which changes the order
-    of packs. ``counters`` counts records that are read in this process. Raises TrainingError as ``loop.train`` does.
+    of packs. ``counters`` counts records that are read in this process. Records of more than ``max_rows`` rows are left
+    out; ``stream_module`` lowers it to what the model has positions for. Raises TrainingError as ``loop.train`` does.
     """
 
     def __init__(
@@ -62,6 +63,11 @@ class StreamDataset(IterableDataset[Pack]):
         share = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for pack, _ in endless_packs(self._windows, self.counters, share=share):
             yield pack
+
+    def limit_rows(self, max_rows: int) -> None:
+        """Leaves out records of more rows, from the next iteration on."""
+        before = self._windows.max_rows
+        self._windows.max_rows = max_rows if before is None else min(before, max_rows)
 
     def checkpoint(self, base_model: Path) -> Checkpoint:
         """What ``model.save_checkpoint`` is to write of a model trained on this, from ``base_model`` on."""
@@ -95,9 +101,14 @@ class StreamModule(nn.Module):
 
 
 def stream_module(model_dir: Path, dataset: StreamDataset, device: torch.device | None = None) -> StreamModule:
-    """The base model with fresh stream embeddings for the data set's roles. Raises TrainingError where they do not fit."""
-    model = load_base(model_dir, dataset.roles, device or torch.device("cpu"), dataset.config.attention)
+    """The base model with fresh stream embeddings for the data set's roles. Raises TrainingError where they do not fit.
+
+    From here on ``dataset`` leaves out the records that have more rows than the model has positions for.
+    """
+    device = device or torch.device("cpu")
+    model = load_base(model_dir, dataset.roles, device, training_attention(dataset.config.attention, device))
     check_vocabulary(dataset.metadata, model)
+    dataset.limit_rows(model.max_rows)
     return StreamModule(model, dataset.metadata.silence_id, dataset.config.silence_weight)
 
 

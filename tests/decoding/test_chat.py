@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from textual import events
+from textual.containers import VerticalScroll
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pipeline.cli import main
-from pipeline.cli.chat_app import ChatApp, Line
-from pipeline.decoding.session import Cell, Session
+from pipeline.cli.chat import _print
+from pipeline.cli.chat_app import KEPT_LINES, ChatApp, Line, Say
+from pipeline.decoding.session import Cell, Event, Session
 from pipeline.tokenization import TextTokenizer, load_tokenizer
 from pipeline.training.grid import Stream, TrainingError
 from pipeline.training.masks import MaskKind
@@ -147,11 +152,14 @@ def test_a_dialogue_without_rows_left_says_so(run: Run, checkpoint: Path, letter
         (["--tokenizer", "LETTERS"], 2, "--plain"),
         (["--plain", "--tokenizer", "LETTERS", "--streams", "user,critic"], 2, "the roles assistant, user"),
         (["--plain", "--tokenizer", "LETTERS", "--streams", "user,user"], 2, "twice"),
+        (["--plain", "--tokenizer", "LETTERS", "--streams", "user,user/0"], 2, "twice"),
         (["--plain", "--tokenizer", "LETTERS", "--streams", "user,assistant/x"], 2, "ROLE/SLOT"),
+        (["--plain", "--tokenizer", "LETTERS", "--streams", "user,assistant/²"], 2, "ROLE/SLOT"),
         (["--plain", "--tokenizer", "LETTERS", "--streams", "assistant"], 1, "an input stream to type on"),
         (["--plain", "--tokenizer", "LETTERS", "--max-rows", "9999"], 1, "max_rows is 9999"),
         (["--plain", "--tokenizer", "LETTERS", "--top-p", "0"], 1, "top_p"),
         (["--plain", "--tokenizer", "LETTERS", "--save", "no/where/x.jsonl"], 1, "there is no folder"),
+        (["--plain", "--tokenizer", "LETTERS", "--save", "."], 1, "is a folder"),
     ],
 )
 def test_errors_are_one_line(
@@ -161,6 +169,43 @@ def test_errors_are_one_line(
     assert (got, out, len(err)) == (code, [], 1)
     assert err[0].startswith("error: ")
     assert says in err[0]
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_input_that_is_not_utf8_is_one_line_after_what_was_said_before(
+    tmp_path: Path, checkpoint: Path, letters: Path, locale: str
+) -> None:
+    place = tmp_path / "said.jsonl"
+    options = ["--plain", "--tokenizer", letters, "--patience", "4", "--device", "cpu", "--save", place]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "chat", str(checkpoint), *map(str, options)],
+        input="aé☺\n".encode() + b"b\xffc\n",
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "LC_ALL": locale},
+        check=False,
+    )
+    assert (done.returncode, done.stderr.decode().splitlines()) == (1, ["error: line 2 of standard input is not UTF-8"])
+    assert "0\tuser\taé☺" in done.stdout.decode().splitlines()
+    assert json.loads(place.read_text(encoding="utf-8").splitlines()[0])["text"] == "aé☺"
+
+
+def test_an_empty_line_says_nothing(run: Run, checkpoint: Path, letters: Path) -> None:
+    code, out, _ = run(checkpoint, "--plain", "--tokenizer", letters, "--patience", 4, typed="\nabc\n\n")
+    assert (code, out) == (0, ["row\tstream\ttext", "4\tuser\tabc", f"{4 + LAG}\tassistant\tabc"])
+
+
+def test_what_a_terminal_would_obey_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "\x1b]0;title\x07\x1b[41mred \x9b1m a\\b\n\t\r\u2028\u202e水é"
+    _print([Event("assistant", "output", 3, 4, True, said, (1,))])
+    escaped = "\\x1b]0;title\\x07\\x1b[41mred \\x9b1m a\\\\b\\n\\t\\r\\u2028\\u202e水é"
+    assert capsys.readouterr().out == f"3\tassistant\t{escaped}\n"
+    line = Line(0, 1, speaks=True)
+    line.add(0, [Cell(0, 1, said, final=False)], ["green"])
+    segments = list(Console(width=400, file=io.StringIO()).render(line.content))  # type: ignore[arg-type]
+    shown = "".join(segment.text for segment in segments)
+    assert "\\x1b[41mred \\x9b1m" in shown
+    assert not any(control in shown for control in "\x1b\x07\x9b\u2028\u202e")
 
 
 def test_a_folder_that_is_no_checkpoint_is_one_line(run: Run, tmp_path: Path) -> None:
@@ -279,6 +324,72 @@ def test_whole_words_are_heard_before_enter_and_rows_go_on_by_the_clock(codec: T
             assert said == "ab c"
             await pilot.press("ctrl+c")
         assert app.return_code == 0
+
+    asyncio.run(talk())
+
+
+def test_all_lines_of_what_is_pasted_are_said_and_enter_alone_says_nothing(codec: TextTokenizer) -> None:
+    async def talk() -> None:
+        app = ChatApp(session(codec), rows_per_second=0, patience=4)
+        async with app.run_test(size=(100, 30)) as pilot:
+            await settled(app, lambda: app._rests)
+            rows = app.session.rows
+            await pilot.press("enter")
+            await pilot.pause(0.1)
+            assert (app.session.rows, app.session.events, app.session.waiting) == (rows, [], 0)
+            await pilot.press(*"ab")
+            say = app.query_one("#say", Say)
+            say.cursor_position = 1
+            say.post_message(events.Paste("\nc d\r\nhgf\nmno\n"))
+            await pilot.pause(0.1)
+            assert (say.value, say.cursor_position) == ("mnob", 3)
+            await pilot.press("enter")
+            await settled(app, lambda: app._rests and not app.session.waiting)
+            heard = [e for e in app.session.events if e.stream == "user"]
+            assert [e.final for e in heard] == [False] * (len(heard) - 1) + [True]
+            assert "".join(e.text for e in heard) == "ac d\nhgf\nmnob"
+            await pilot.press("ctrl+c")
+
+    asyncio.run(talk())
+
+
+def test_old_lines_go_so_that_a_row_costs_no_more_for_all_that_was_said(codec: TextTokenizer) -> None:
+    async def talk() -> None:
+        app = ChatApp(session(codec), rows_per_second=0, patience=1)
+        async with app.run_test(size=(100, 30)) as pilot:
+            await settled(app, lambda: app._rests)
+            lanes = app.query_one("#lanes", VerticalScroll)
+            for row in range(2 * KEPT_LINES):
+                app._line = None
+                await app._show(lanes, row, [Cell(0, 0, "a", final=False)])
+                assert len(lanes.children) <= KEPT_LINES
+            assert [line.first for line in app.query(Line)][-1] == 2 * KEPT_LINES - 1
+            await pilot.press("ctrl+c")
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize("size", [(40, 20), (100, 24)])
+def test_names_stand_over_what_their_streams_say(codec: TextTokenizer, size: tuple[int, int]) -> None:
+    many = tuple(
+        Stream(f"{role}/{slot}", role, slot, "input" if role == "user" else "output")
+        for role in ("user", "assistant")
+        for slot in range(5)
+    )
+
+    async def talk() -> None:
+        app = ChatApp(Session(echo_model(), METADATA, MASK, many, codec), rows_per_second=0, patience=4)
+        async with app.run_test(size=size) as pilot:
+            await settled(app, lambda: app._rests)
+            lanes = app.query_one("#lanes", VerticalScroll)
+            app._line = None
+            await app._show(lanes, 0, [Cell(stream, 0, "#", final=False) for stream in range(len(many))])
+            await pilot.pause()
+            names = str(app.query_one("#names").render_line(0).text)
+            said = str(next(line for line in app.query(Line) if line.speaks and "#" in line.texts).render_line(0).text)
+            starts = [i for i, char in enumerate(said) if char == "#"]
+            assert [names[i - 1 : i + 1] for i in starts] == [" u"] * 5 + [" a"] * 5
+            await pilot.press("ctrl+c")
 
     asyncio.run(talk())
 

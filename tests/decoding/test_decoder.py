@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.decoding import Decoder, Sampling
 from pipeline.decoding.cache import BLOCK
+from pipeline.decoding.sampling import choose
 from pipeline.training.grid import Stream, TokenGrid, TrainingError
 from pipeline.training.masks import IGNORE, MASK_KINDS, NO_STREAM, Cells, MaskKind
 from pipeline.training.model import MODEL_TYPES, MultistreamModel
@@ -317,3 +318,13 @@ def test_what_does_not_go_together_is_refused(model: MultistreamModel) -> None:
 def test_sampling_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=next(iter(values))):
         Sampling(**values)
+
+
+@pytest.mark.parametrize("temperature", [1e-310, 1e-300, 1e-3])
+def test_next_to_no_temperature_takes_the_likeliest(temperature: float) -> None:
+    logits = torch.randn(6, VOCAB + 4, generator=torch.Generator().manual_seed(0)) * 100
+    logits[:, METADATA.bos_id] = float("-inf")
+    logits[:, METADATA.vocab_size :] = float("-inf")
+    draws = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.999999])
+    for sampling in (Sampling(temperature), Sampling(temperature, top_p=0.5)):
+        assert choose(logits.clone(), METADATA, sampling, draws) == logits.argmax(-1).tolist()

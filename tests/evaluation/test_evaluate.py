@@ -23,6 +23,7 @@ from pipeline.training.model import MultistreamModel, load_checkpoint
 from pipeline.training.packing import make_pack
 from tests.evaluation.test_latency import record_row
 from tests.training.synthetic_grids import (
+    ASSISTANT,
     METADATA,
     SILENCE,
     THOUGHT,
@@ -220,6 +221,28 @@ def test_a_control_is_tested_on_permuted_inputs(tmp_path: Path, base: Path, data
     assert result.differences["control"].text is not None
 
 
+def test_a_base_model_that_can_take_no_record_is_a_failed_gate_and_no_crash(
+    tmp_path: Path, dataset: Path, checkpoint: Path
+) -> None:
+    tiny_llama(max_positions=4).save_pretrained(tmp_path / "short")
+    result = evaluate(checkpoint, tmp_path / "short", dataset, tmp_path / "out", QUICK)
+    assert [failure.code for failure in result.failures] == ["no_heldout"]
+    assert result.before.over_budget == 12
+    assert result.differences["before"].records == 0
+    assert (tmp_path / "out/report.md").is_file()
+
+
+def test_a_role_that_only_the_other_models_records_have_is_no_crash(tmp_path: Path, checkpoint: Path) -> None:
+    """The base model is too short for the one record in which a thought is said."""
+    tiny_llama(max_positions=64).save_pretrained(tmp_path / "short")
+    long = make_grid([(0, 0, 3, 0), (1, 1, 3, 1), (99, 2, 3, 1)], 101, (USER, ASSISTANT, THOUGHT), id="long")
+    write_shard(tmp_path / "data/test/tokens-0.parquet", [*echo_grids(6, seed=1), long])
+    result = evaluate(checkpoint, tmp_path / "short", tmp_path / "data", tmp_path / "out", QUICK)
+    assert result.failures == ()
+    assert result.differences["before"].records == 6
+    assert result.differences["before"].streams["thought"].text is None
+
+
 def test_data_of_another_tokenizer_is_refused(tmp_path: Path, base: Path, checkpoint: Path) -> None:
     write_shard(tmp_path / "data/test/tokens-0.parquet", echo_grids(2), tokenizer="other")
     with pytest.raises(TrainingError, match="'other'"):
@@ -254,6 +277,16 @@ def test_a_loss_that_is_not_finite_fails_the_gate_and_is_null_in_json(
         {"generate_records": -1},
         {"generate_rows": 0},
         {"injection_records": -1},
+        {"seed": 1.5},
+        {"max_records": 1.5},
+        {"max_records": True},
+        {"generate_records": 2.5},
+        {"resamples": 200.5},
+        {"confidence": float("nan")},
+        {"device": None},
+        {"controls": None},
+        {"control": 3},
+        {"gate": {"min_improvement": 1}},
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.evaluation.evaluate import EvaluateConfig
 from pipeline.evaluation.gate import GateConfig
 from pipeline.manifest import Manifest, Result
@@ -53,6 +55,51 @@ def test_the_gates_failures_are_in_the_manifest(trained: Path, tmp_path: Path) -
     places = stage(trained / "data"), stage(trained / "checkpoint")
     result = evaluate_stage(*places, str(trained / "base"), tmp_path / "report", config)
     assert [failure["code"] for failure in result.manifest.notes["gate_failures"]] == ["turn_taking_low"]
+
+
+def evaluate_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, list[str]]:
+    """The exit code of ``multistream evaluate`` and what it says of errors."""
+    monkeypatch.setattr(sys, "argv", ["multistream", "evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return int(left.value.code or 0), capfd.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("gate={min_valid: 1}", "--set gate.min_improvement="),
+        ("gate=nonsense", "--set gate.min_improvement="),
+        ("gate.min_valid=high", "min_valid is 'high', it must be a finite number or null"),
+        ("gate.min_improvement=null", "min_improvement is None, it must be a finite number"),
+        ("generate_records=2.5", "generate_records is 2.5, it must be a whole number"),
+    ],
+)
+def test_wrong_settings_are_one_line_with_key_and_value(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    setting: str,
+    says: str,
+) -> None:
+    places = (trained / "checkpoint", trained / "data", "--out", tmp_path / "out")
+    code, err = evaluate_command(monkeypatch, capfd, *places, "--set", setting)
+    assert (code, len(err)) == (2, 1)
+    assert says in err[0]
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    places = stage(trained / "data"), stage(trained / "checkpoint")
+    evaluate_stage(*places, str(trained / "base"), tmp_path / "report", CONFIG)
+    report, data = tmp_path / "report", trained / "data"
+    code, err = evaluate_command(monkeypatch, capfd, report, data, "--out", tmp_path / "out")
+    assert (code, len(err)) == (1, 1)
+    assert "is not a checkpoint of `multistream train`" in err[0]
 
 
 def test_the_tokenizer_is_the_datas_own_or_none(tmp_path: Path) -> None:

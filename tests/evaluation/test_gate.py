@@ -14,6 +14,7 @@ from pipeline.evaluation.heldout import HeldOut, StreamLoss, TurnTaking
 from pipeline.evaluation.injection import Injection
 from pipeline.evaluation.intervals import Estimate
 from pipeline.evaluation.latency import Event, LatencySummary, RecordEvents, compare_with_turns
+from pipeline.training.grid import TrainingError
 
 
 def model(**losses: float) -> HeldOut:
@@ -28,10 +29,11 @@ def latency(first_output: int) -> LatencySummary:
     return compare_with_turns([RecordEvents("r", "p", 0, False, (question, answer))])
 
 
-def paired(value: float, half: float | None = 0.1) -> Difference:
-    """A difference of text losses with an interval of ``half`` to either side."""
-    text = Estimate(value) if half is None else Estimate(value, value - half, value + half)
-    return Difference(4, 4, {"all": Loss(text, None)})
+def paired(value: float, half: float | None = 0.1, **roles: float) -> Difference:
+    """A difference of text losses with an interval of ``half`` to either side; of some roles without one."""
+    text = Estimate(value, telling=4) if half is None else Estimate(value, value - half, value + half, 9)
+    streams = {role: Loss(Estimate(change, telling=4), None) for role, change in roles.items()}
+    return Difference(4, 4, {**streams, "all": Loss(text, None)})
 
 
 def generation(valid: int, silence: float) -> Generation:
@@ -79,17 +81,26 @@ def test_a_good_result_passes() -> None:
 
 
 def test_text_loss_must_fall_by_more_than_the_minimum() -> None:
-    assert codes(replace(GOOD, after=GOOD.before), GateConfig(control_margin=-9)) == ["text_loss_not_lower"]
+    assert codes(with_difference(before=paired(0.0))) == ["text_loss_not_lower"]
+    assert codes(with_difference(before=paired(math.nan))) == ["text_loss_not_lower"]
     assert codes(GOOD, GateConfig(min_improvement=0.99)) == []
     assert codes(GOOD, GateConfig(min_improvement=1.0)) == ["text_loss_not_lower"]
 
 
 def test_no_stream_may_get_worse_than_the_tolerance() -> None:
-    worse = replace(GOOD, after=model(assistant=1.0, thought=3.2))
+    worse = with_difference(before=paired(-1.0, assistant=-2.0, thought=0.2))
     (failure,) = apply_gate(worse)
     assert failure.code == "stream_loss_higher"
     assert "thought" in failure.message
     assert codes(worse, GateConfig(stream_tolerance=0.3)) == []
+
+
+def test_only_records_that_both_models_could_take_are_compared() -> None:
+    """The base model took a role that the checkpoint did not, and the totals are of different records."""
+    uneven = replace(GOOD, before=model(assistant=3.0), after=model(assistant=3.5, thought=9.0))
+    assert codes(uneven) == []
+    nothing = replace(uneven, differences={"before": Difference(0, 0, {"all": Loss(None, None)})}, control=None)
+    assert codes(nothing) == ["no_heldout"]
 
 
 def test_held_out_text_is_needed() -> None:
@@ -115,7 +126,8 @@ def test_output_must_not_start_later_than_under_turns() -> None:
 
 
 def test_the_control_must_be_worse() -> None:
-    assert codes(replace(GOOD, control=GOOD.after)) == ["control_not_worse"]
+    assert codes(with_difference(control=paired(0.0))) == ["control_not_worse"]
+    assert codes(replace(GOOD, differences={"before": paired(-1.0)})) == ["control_not_worse"]
     assert codes(GOOD, GateConfig(control_margin=0.5)) == ["control_not_worse"]
     assert codes(GOOD, GateConfig(control_margin=0.4)) == []
 
@@ -169,8 +181,35 @@ def test_each_threshold_fails_by_name_with_figure_and_threshold(
     assert codes(replace(GOOD, **change)) == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"min_improvement": None},
+        {"stream_tolerance": None},
+        {"control_margin": None},
+        {"min_valid": "high"},
+        {"min_valid": math.nan},
+        {"permuted_margin": "x"},
+        {"row_tolerance": True},
+        {"require_significance": 1},
+        {"require_significance": "yes"},
+    ],
+)
+def test_a_threshold_of_another_type_is_refused_by_name_and_value(change: dict[str, Any]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(TrainingError, match=f"{name} is {value!r}, it must be"):
+        GateConfig(**change)
+
+
 def test_a_threshold_on_what_was_not_measured_fails_but_for_planted_instructions() -> None:
     bare = replace(GOOD, generation=None, injection=Injection(note="no such records"))
     bare = replace(bare, differences={name: each for name, each in GOOD.differences.items() if name != "turns"})
     assert codes(bare) == []
+    for unmeasured in (
+        None,
+        Injection(note="needs the data's tokenizer"),
+        Injection(unplaced=2, note="no such records"),
+    ):
+        assert codes(replace(GOOD, injection=unmeasured), STRICT) == ["injection_followed"]
+    assert codes(replace(GOOD, injection=Injection(records=2)), STRICT) == ["injection_followed"]
     assert codes(bare, STRICT) == ["price_of_overlap_high", "generation_invalid", "silence_share_off"]

@@ -91,6 +91,7 @@ def test_repetition_is_a_long_run_of_one_ngram_and_nothing_else() -> None:
         ('\n{"b": {}}', False),
         ('a\n"b"', False),
         ("a\n" + "[" * 100_000, False),
+        ('a\n{"b": ' + "1" * 5000 + "}", False),
     ],
 )
 def test_a_call_is_a_name_and_a_json_object(text: str, good: bool) -> None:

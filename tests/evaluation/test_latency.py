@@ -72,6 +72,53 @@ def test_an_event_without_a_message_follows_what_it_waits_for() -> None:
     assert turns_layout([tools, question, note, answer], 0) == [(0, 3), (3, 5), (5, 6), (6, 8)]
 
 
+def test_an_input_that_an_output_waited_for_comes_first_whatever_message_it_belongs_to() -> None:
+    """A dialogue made row by row: the user's one message is read to its end, the assistant's answers to its parts."""
+    first, reply, second, late = (
+        event(0, 1, 0, 4),
+        event(1, 0, 4, 6, after=(0,)),
+        event(0, 1, 4, 8),
+        event(1, 0, 8, 9, after=(2,)),
+    )
+    events = [first, reply, second, late]
+    assert source_order(events) == [0, 1, 2, 3]
+    assert turns_layout(events, 0) == [(0, 4), (4, 6), (6, 10), (10, 11)]
+    latency = measure_latency(events, turns_layout(events, 0))
+    assert latency is not None
+    assert (latency.time_to_first_output, latency.response_latency) == ((0, 0), (2, 1))
+
+
+def test_a_stream_keeps_its_order() -> None:
+    told, tools = event(0, 0, 0, 3), event(0, None, 3, 5)
+    assert source_order([told, tools]) == [0, 1]
+
+
+def test_events_that_wait_for_each_other_are_an_error() -> None:
+    with pytest.raises(TrainingError, match="wait for each other"):
+        source_order([event(0, 0, 0, 1, after=(1,)), event(1, 1, 1, 2, after=(0,))])
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(0, 2))
+def test_turns_keeps_every_after_and_the_order_of_a_stream(data: st.DataObject, lag: int) -> None:
+    events: list[Event] = []
+    for index in range(data.draw(st.integers(1, 10))):
+        stream, message = data.draw(st.integers(0, 3)), data.draw(st.none() | st.integers(0, 4))
+        after = tuple(sorted(data.draw(st.sets(st.integers(0, index - 1), max_size=3)))) if index else ()
+        events.append(event(stream, message, 5 * index, 5 * index + data.draw(st.integers(1, 5)), after=after))
+    placed = turns_layout(events, lag)
+    for index, each in enumerate(events):
+        earlier = {other for other in range(index) if events[other].stream == each.stream}
+        assert all(placed[other][1] <= placed[index][0] for other in {*each.after, *earlier})
+    by_key = sorted(range(len(events)), key=lambda i: (events[i].message or 0, events[i].part or 0, events[i].start))
+    if all(each.message is not None for each in events) and all(
+        by_key.index(other) < by_key.index(index)
+        for index, each in enumerate(events)
+        for other in {*each.after, *(o for o in range(index) if events[o].stream == each.stream)}
+    ):
+        assert source_order(events) == by_key, "an order that breaks nothing stays"
+
+
 def test_a_record_without_output_has_no_latency() -> None:
     assert measure_latency([event(0, 0, 0, 4)], [(0, 4)]) is None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from pipeline.evaluation.generation import TextCodec, examine
 from pipeline.evaluation.intervals import Bootstrap
 from pipeline.evaluation.latency import Event, RecordEvents, compare_with_turns
 from pipeline.evaluation.markdown import report_markdown
-from pipeline.evaluation.plots import draw_curves, draw_latency, draw_losses, draw_timeline, log_of
+from pipeline.evaluation.plots import draw_curves, draw_latency, draw_losses, draw_timeline, drawable, log_of
 from pipeline.training.metrics import LOG_FILE, StepLog
 from tests.evaluation.test_intervals import held
-from tests.training.synthetic_grids import EOM, echo_grids, make_grid
+from tests.training.synthetic_grids import ASSISTANT, EOM, USER, echo_grids, make_grid
 
 BEFORE, AFTER = held("abc", "abc", [20.0, 25.0, 30.0]), held("abc", "abc", [10.0, 12.0, 20.0])
 RESULT = EvaluationResult("same_row", "synthetic", (), BEFORE, AFTER, None, None).compared(Bootstrap(200))
@@ -77,6 +78,19 @@ def test_a_timeline_shows_the_record_whose_output_the_model_wrote(tmp_path: Path
     assert draw_timeline(tmp_path / "b.png", None, text, EOM) == ""
 
 
+def test_what_the_font_cannot_draw_is_left_out_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    said = TextCodec(lambda text: [], lambda ids: "水是生命\x1b[0m $x^$ the river is long and so is this line")
+    streams = [replace(USER, name="中"), replace(ASSISTANT, name="a$\\foo$")]
+    cells = [(row, stream, 5, 1) for row in range(60) for stream in (0, 1)]
+    grid = make_grid(cells, 61, streams, id="记录")
+    made = examine([(grid, grid)], EOM, Bootstrap(200))
+    assert draw_timeline(tmp_path / "a.png", made, said, EOM)
+    assert [str(each.message) for each in recwarn] == []
+    assert drawable("aé水$") == "aé□\\$"
+
+
 def test_latencies_are_drawn_with_their_medians(tmp_path: Path) -> None:
     events = (Event(0, False, 0, 0, 0, 10, ()), Event(1, True, 1, 0, 4, 8, ()))
     summary = compare_with_turns([RecordEvents(str(i), "p", 0, False, events) for i in range(5)])
@@ -98,5 +112,9 @@ def test_the_report_shows_what_was_said_on_one_line_each() -> None:
 
 def test_differences_are_told_with_their_signs() -> None:
     text = report_markdown(RESULT, [])
-    assert "| before training | 3 | 3 | -1.1000 [" in text
+    assert "| before training | 3 | 3 | -1.1000 (3) |" in text
+    many = [held("abcdef", "abcdef", [nats, nats + 5, 30.0, 31.0, 32.0, 33.0]) for nats in (20.0, 10.0)]
+    more = replace(RESULT, before=many[0], after=many[1]).compared(Bootstrap(200))
+    (line,) = (line for line in report_markdown(more, []).splitlines() if line.startswith("| before training"))
+    assert re.fullmatch(r"\| before training \| 6 \| 6 \| -0\.3333 \[-\d\.\d+, [+-]\d\.\d+\] \(6\) \|", line)
     assert math.isclose(RESULT.differences["before"].streams["all"].text.value, -1.1)  # type: ignore[union-attr]

@@ -152,6 +152,64 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
         TrainConfig(**change)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"steps": "3"}, "steps must be int, not '3'"),
+        ({"steps": 1.5}, "steps must be int, not 1.5"),
+        ({"steps": True}, "steps must be int, not True"),
+        ({"learning_rate": True}, "learning_rate must be float, not True"),
+        ({"learning_rate": "1e-5"}, "learning_rate must be float, not '1e-5'"),
+        ({"max_tokens": 2.5}, "max_tokens must be int or null, not 2.5"),
+        ({"shuffle_inputs": "no"}, "shuffle_inputs must be bool, not 'no'"),
+        ({"tensorboard": 1}, "tensorboard must be bool, not 1"),
+        ({"mask": ["same_row"]}, r"mask must be str, not \['same_row'\]"),
+        ({"seed": None}, "seed must be int, not None"),
+        ({"seed": 2**63}, "seed must not be negative, and less than"),
+        ({"device": "meta"}, "device must be auto, cpu, cuda or cuda:N, not 'meta'"),
+        ({"device": "cuda:x"}, "device must be auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name_and_value(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(TrainingError, match=says):
+        TrainConfig(**change)
+
+
+def test_a_whole_number_is_good_for_a_float_and_none_for_no_limit() -> None:
+    assert TrainConfig(lora_alpha=32, max_tokens=None, device="cuda:1", seed=2**63 - 1) == TrainConfig(
+        lora_alpha=32.0, device="cuda:1", seed=2**63 - 1
+    )
+    assert type(TrainConfig(lora_alpha=32).lora_alpha) is float
+
+
+def test_flex_attention_is_not_trained_on_the_cpu(tmp_path: Path, base: Path, dataset: Path) -> None:
+    with pytest.raises(TrainingError, match="cannot be trained on the CPU"):
+        train(dataset, base, tmp_path / "out", replace(CONFIG, attention="flex_attention"))
+
+
+def test_the_weight_of_silence_is_what_the_gradient_goes_by(tmp_path: Path, base: Path, dataset: Path) -> None:
+    """At the first step the losses are the same; what is learnt of silence is not."""
+    config = replace(CONFIG, silence_rate=1.0, steps=10)
+    runs = {
+        weight: train(dataset, base, tmp_path / f"{weight}", replace(config, silence_weight=weight)).log
+        for weight in (0.0, 1.0)
+    }
+    assert runs[0.0][0].silence_loss == runs[1.0][0].silence_loss
+    assert runs[0.0][0].gradient_norm != runs[1.0][0].gradient_norm
+    assert runs[1.0][-1].silence_loss < runs[1.0][0].silence_loss - 0.5
+    assert runs[0.0][-1].silence_loss > runs[1.0][-1].silence_loss + 0.5
+
+
+def test_records_beyond_the_positions_of_the_model_are_left_out(tmp_path: Path, dataset: Path) -> None:
+    tiny_llama(max_positions=14).save_pretrained(tmp_path / "base")
+    write_shard(
+        dataset / "dataset/train/tokens-00002.parquet", [make_grid([(0, 0, 1, 0), (20, 1, 2, 1)], 22, id="high")]
+    )
+    result = train(dataset, tmp_path / "base", tmp_path / "out", replace(CONFIG, steps=12, shuffle_buffer=1))
+    assert result.over_budget > 1
+    assert result.over_budget_ids == ("high",)
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_the_records(tmp_path: Path, dataset: Path) -> None:
     model = tiny_llama()
     with torch.no_grad():

@@ -12,7 +12,7 @@ from pipeline.training.grid import TrainingError
 from pipeline.training.loop import TrainConfig, train
 from pipeline.training.model import load_checkpoint, save_checkpoint
 from pipeline.training.trainer import StreamDataset, stream_collator, stream_module
-from tests.training.synthetic_grids import echo_grids, save_tiny_llama, write_dataset
+from tests.training.synthetic_grids import echo_grids, make_grid, save_tiny_llama, tiny_llama, write_dataset
 
 CONFIG = TrainConfig(steps=1, packs_per_step=1, max_cells=128, learning_rate=5e-3, device="cpu")
 
@@ -83,3 +83,16 @@ def test_padded_packs_give_the_same_loss(base: Path, data: Path) -> None:
     with torch.no_grad():
         losses = [module(**stream_collator([each]))["loss"] for each in (pack, other)]
     torch.testing.assert_close(*losses)
+
+
+def test_records_beyond_the_positions_of_the_model_are_left_out(tmp_path: Path) -> None:
+    tiny_llama(max_positions=14).save_pretrained(tmp_path / "base")
+    high = make_grid([(0, 0, 1, 0), (20, 1, 2, 1)], 22, id="high")
+    data = write_dataset(tmp_path / "data", [high, *echo_grids(10)], echo_grids(1))
+    dataset = StreamDataset(data, CONFIG)
+    module = stream_module(tmp_path / "base", dataset)
+    packs = list(islice(dataset, 8))
+    assert max(int(pack.row.max()) for pack in packs) + 1 <= module.model.max_rows
+    assert dataset.counters.over_budget_ids == ["high"]
+    with pytest.raises(TrainingError, match="cannot be trained on the CPU"):
+        stream_module(tmp_path / "base", StreamDataset(data, replace(CONFIG, attention="flex_attention")))
