@@ -61,6 +61,8 @@ ARMS = {
     ROW_ZERO: "turns",
 }
 TEST_SHARE = 0.25
+#: Of the plot, in percent.
+TICKS = (0, 5, 10, 15, 20, 50, 100, 200, 500, 1000)
 
 
 def chosen(name: str, count: int, longest: int) -> list[Conversation]:
@@ -233,8 +235,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.axvline(0, color="gray", linewidth=0.5)
         axis.axhline(0, color="gray", linewidth=0.5)
         axis.set_yscale("symlog", linthresh=20)
+        axis.set_yticks(TICKS, map(str, TICKS))
+        axis.minorticks_off()
         axis.set_title(name)
         axis.set_xlabel("held-out loss of the output text above turns (nats per token)")
+        top = max(100 * row["response_latency_saved"][2] for row in rows if row["corpus"] == name)
+        axis.set_ylim(-2, 1.2 * max(top, 10))
     axes[0][0].set_ylabel("response latency saved (%), median and quartiles")
     axes[0][-1].legend(fontsize=8)
     figure.tight_layout()
