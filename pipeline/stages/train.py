@@ -31,7 +31,7 @@ from pipeline.training.loop import StepLog, TrainConfig, TrainResult, train
 from pipeline.training.model import CHECKPOINT_FILE, read_checkpoint
 from pipeline.training.processes import meet, rank
 from pipeline.training.settings import RUN_ONLY
-from pipeline.training.state import remove_finished
+from pipeline.training.state import held, remove_finished, remove_states
 
 STAGE, VERSION = "train", 3
 TOKENIZER = "tokenizer.json"
@@ -45,7 +45,7 @@ def train_stage(
     fresh: bool = False,
     progress: Callable[[StepLog], None] | None = None,
 ) -> Result:
-    """Fine-tunes ``model`` and writes a checkpoint folder; a killed run goes on where its last state was saved.
+    """Fine-tunes ``model`` and writes a checkpoint folder; a killed run goes on where its last state was saved, unless ``fresh``.
 
     A failed run leaves ``directory`` as it was. Under torchrun every process calls this, and the first one does what is
     done once. Raises PipelineError.
@@ -70,6 +70,9 @@ def train_stage(
             )
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        if fresh:
+            with _said(), held(directory):
+                remove_states(directory)
         result = trained()
         files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
         counters = {

@@ -88,6 +88,7 @@ def test_a_finished_run_whose_manifest_could_not_be_written_is_not_run_again(
             train_stage(dataset, str(base), tmp_path / "out", config)
     published = files_of(tmp_path / "out")
     assert "tokenizer.json" in published
+    assert state_path(tmp_path / "out").exists()
     steps: list[StepLog] = []
     result = train_stage(dataset, str(base), tmp_path / "out", config, progress=steps.append)
     assert not steps
@@ -99,6 +100,24 @@ def test_a_finished_run_whose_manifest_could_not_be_written_is_not_run_again(
     whole = train_stage(dataset, str(base), tmp_path / "whole", config).manifest
     assert {**whole.counters, "last_text_loss": 0} == {**result.manifest.counters, "last_text_loss": 0}
     assert not state_path(tmp_path / "whole").exists()
+
+
+def test_a_fresh_run_uses_nothing_of_an_earlier_one(tmp_path: Path, dataset: Result, base: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(step: StepLog) -> None:
+        if step.step == 3:
+            raise StoppedError
+
+    config = replace(CONFIG, save_every=2)
+    with pytest.raises(StoppedError):
+        train_stage(dataset, str(base), tmp_path / "out", config, progress=stop)
+    assert state_path(tmp_path / "out").exists()
+    steps: list[int] = []
+    train_stage(dataset, str(base), tmp_path / "out", config, fresh=True, progress=lambda step: steps.append(step.step))
+    assert steps == [1, 2, 3, 4]
+    assert not state_path(tmp_path / "out").exists()
 
 
 def test_a_changed_checkpoint_is_not_taken_for_what_a_finished_run_published(
