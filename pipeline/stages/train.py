@@ -45,9 +45,9 @@ def train_stage(
     fresh: bool = False,
     progress: Callable[[StepLog], None] | None = None,
 ) -> Result:
-    """Fine-tunes ``model`` and writes a checkpoint folder; a killed run goes on where its last state was saved, unless ``fresh``.
+    """Fine-tunes ``model`` and writes a checkpoint folder; a killed run goes on where its last state was saved.
 
-    A failed run leaves ``directory`` as it was. Under torchrun every process calls this, and the first one does what is
+    ``fresh``: anew, whatever there is. A failed run leaves ``directory`` as it was. Under torchrun every process calls this, and the first one does what is
     done once. Raises PipelineError.
     """
     quiet_transformers()
