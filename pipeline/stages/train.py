@@ -47,8 +47,8 @@ def train_stage(
 ) -> Result:
     """Fine-tunes ``model`` and writes a checkpoint folder; a killed run goes on where its last state was saved.
 
-    ``fresh``: anew, whatever there is. A failed run leaves ``directory`` as it was. Under torchrun every process calls this, and the first one does what is
-    done once. Raises PipelineError.
+    ``fresh``: anew, whatever there is. A failed run leaves ``directory`` as it was. Under torchrun every process calls this,
+    and the first one does what is done once. Raises PipelineError.
     """
     quiet_transformers()
     with _said():

@@ -13,6 +13,7 @@ A checkpoint directory holds the model as transformers saves it (``config.json``
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,8 @@ def choose_device(device: str) -> torch.device:
     """``auto`` is CUDA where there is a GPU, else the CPU. Raises TrainingError for a device that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise TrainingError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise TrainingError(f"device is {device!r} but torch sees no GPU; use device 'cpu' or 'auto'")
     return torch.device(device)

@@ -14,6 +14,7 @@ from pipeline.training.model import (
     Checkpoint,
     MultistreamModel,
     check_vocabulary,
+    choose_device,
     load_base,
     load_checkpoint,
     read_checkpoint,
@@ -185,3 +186,9 @@ def test_records_of_more_rows_than_the_model_has_positions_are_counted() -> None
     (pack,) = pack_grids(records, METADATA, {}, mask="same_row", max_cells=64, max_rows=11, counters=counters)
     assert pack.row.max() == 10
     assert counters.over_budget_ids == [records[0].id]
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "cuda:x", ""])
+def test_a_device_that_is_none_is_an_error(device: str) -> None:
+    with pytest.raises(TrainingError, match="device must be"):
+        choose_device(device)
