@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.evaluation.checks import check_types
 from pipeline.evaluation.compare import ALL
 from pipeline.evaluation.intervals import FEWEST_GROUPS, Estimate
+from pipeline.training.checks import check_types
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import EvaluationResult

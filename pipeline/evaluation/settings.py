@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.evaluation.checks import check_types
 from pipeline.evaluation.gate import GateConfig
+from pipeline.training.checks import check_types
 from pipeline.training.grid import TrainingError
 from pipeline.training.loop import Precision
 from pipeline.training.model import Attention

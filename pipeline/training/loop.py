@@ -34,7 +34,7 @@ from pipeline.training.model import (
 from pipeline.training.objective import Objective, autocast, make_optimizer, make_scheduler, pack_counts
 from pipeline.training.packing import Pack, PackCounters
 from pipeline.training.processes import Processes, join, own_part, whole, world_size
-from pipeline.training.settings import PRECISIONS, Precision, TrainConfig
+from pipeline.training.settings import Precision, TrainConfig
 from pipeline.training.state import (
     ProcessState,
     Progress,
@@ -52,7 +52,7 @@ from pipeline.training.state import (
     trained,
 )
 
-__all__ = ["LOG_FILE", "PRECISIONS", "Precision", "StepLog", "TrainConfig", "TrainResult", "autocast", "train"]
+__all__ = ["LOG_FILE", "Precision", "StepLog", "TrainConfig", "TrainResult", "autocast", "train"]
 
 #: Records that an error names.
 NAMED_RECORDS = 10

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -38,7 +38,6 @@ EMBEDDING_FILE = "stream_embedding.safetensors"
 MAX_SLOTS = 256
 
 Attention = Literal["auto", "sdpa", "flex_attention"]
-ATTENTIONS: tuple[str, ...] = get_args(Attention)
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from functools import cache
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
+from pipeline.training.checks import check_types
 from pipeline.training.grid import TrainingError
-from pipeline.training.masks import MASK_KINDS, MaskKind
-from pipeline.training.model import ATTENTIONS, Attention
+from pipeline.training.masks import MaskKind
+from pipeline.training.model import Attention
 
 Precision = Literal["auto", "float32", "bfloat16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
-
 Schedule = Literal["constant", "cosine"]
-SCHEDULES: tuple[str, ...] = get_args(Schedule)
 
 #: Settings that change how a run goes and not what comes out of it.
 RUN_ONLY = frozenset({"workers", "save_every", "keep_checkpoints"})
@@ -67,19 +63,10 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, kinds in _kinds().items():
-            value = getattr(self, name)
-            if type(value) is int and float in kinds:
-                object.__setattr__(self, name, value := float(value))
-            said = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
-            _require(
-                isinstance(value, kinds) and not (type(value) is bool and bool not in kinds),
-                f"{name} must be {said}, not {value!r}",
-            )
+        check_types(self, may_be_infinite=("max_gradient_norm",))
         _require(self.steps >= 1, "steps must be at least 1")
         _require(self.packs_per_step >= 1, "packs_per_step must be at least 1")
         _require(self.max_cells >= 2, "max_cells must be at least 2")
-        _require(self.mask in MASK_KINDS, f"mask must be one of {', '.join(MASK_KINDS)}")
         _require(0.0 < self.silence_rate <= 1.0, "silence_rate must lie in (0, 1]")
         _require(0.0 <= self.silence_weight < math.inf, "silence_weight must be finite and not negative")
         _require(0.0 < self.learning_rate < math.inf, "learning_rate must be positive")
@@ -92,9 +79,6 @@ class TrainConfig:
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}",
         )
-        _require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
-        _require(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}")
-        _require(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}")
         _require(self.warmup_steps >= 0, "warmup_steps must not be negative")
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens must be at least 1, or null")
         _require(self.lora_rank >= 0, "lora_rank must not be negative")
@@ -103,13 +87,6 @@ class TrainConfig:
         _require(self.workers >= 0, "workers must not be negative")
         _require(self.save_every >= 0, "save_every must not be negative")
         _require(self.keep_checkpoints >= 1, "keep_checkpoints must be at least 1")
-
-
-@cache
-def _kinds() -> dict[str, tuple[type[Any], ...]]:
-    """The types that each field takes, by its annotation; those of a Literal are strings."""
-    hints = get_type_hints(TrainConfig)
-    return {name: (str,) if get_origin(hint) is Literal else get_args(hint) or (hint,) for name, hint in hints.items()}
 
 
 def _require(condition: bool, message: str) -> None:

@@ -173,4 +173,4 @@ def test_steps_and_seed_may_be_set_either_way_but_not_both(tmp_path: Path, run: 
 def test_a_setting_of_another_type_is_named_with_its_value(tmp_path: Path, run: Run) -> None:
     code, _, errors = run(tmp_path / "out", "--set", "steps=true")
     assert code == 2
-    assert "steps must be int, not True" in errors.splitlines()[-1]
+    assert "steps is True, it must be a whole number" in errors.splitlines()[-1]

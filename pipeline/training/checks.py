@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -20,15 +20,20 @@ _WORDS: Mapping[Any, str] = {
 }
 
 
-def check_types(settings: Any) -> None:
-    """Raises TrainingError for the first field of a dataclass whose value is not of its type, with both.
+def check_types(settings: Any, may_be_infinite: Collection[str] = ()) -> None:
+    """Holds every field of a dataclass against its type; a whole number for a float becomes one.
 
-    True is no number, NaN and infinity are none either, a whole number will do for a float, and a text for a path.
+    True is no number, NaN is none, infinity only for the fields that are named, and a text will do for a path. Raises
+    TrainingError for the first field whose value is not of its type, with both.
     """
     for name, kind in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
+        if value == math.inf and name in may_be_infinite:
+            continue
         if not _is(value, kind):
             raise TrainingError(f"{name} is {value!r}, it must be {_told(kind)}")
+        if type(value) is int and float in (kind, *get_args(kind)):
+            object.__setattr__(settings, name, float(value))
 
 
 def _is(value: Any, kind: Any) -> bool:
