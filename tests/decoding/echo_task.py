@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipeline.tables import LOSS_TARGET
 from pipeline.training.grid import TokenGrid
@@ -19,7 +18,7 @@ from pipeline.training.loss import combine, pack_loss_sums
 from pipeline.training.masks import record_cells
 from pipeline.training.model import MultistreamModel
 from pipeline.training.packing import make_pack
-from tests.training.synthetic_grids import EOM, METADATA, SILENCE, VOCAB, make_grid
+from tests.training.synthetic_grids import EOM, METADATA, SILENCE, make_grid, tiny_llama
 
 ROLES = ("assistant", "user")
 LAG = 5
@@ -55,16 +54,7 @@ def echo_model() -> MultistreamModel:
     """A two-layer Llama trained on random dialogues; the same at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-        )
-        model = MultistreamModel(LlamaForCausalLM._from_config(config, attn_implementation="sdpa"), ROLES).train()
+        model = MultistreamModel(tiny_llama(max_positions=512, hidden_size=64), ROLES).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         rng = np.random.default_rng(0)
         steps = 500

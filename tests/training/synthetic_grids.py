@@ -105,14 +105,14 @@ def write_dataset(directory: Path, train: Sequence[TokenGrid], test: Sequence[To
     return directory
 
 
-def tiny_llama(vocab_size: int = VOCAB, max_positions: int = 256) -> LlamaForCausalLM:
+def tiny_llama(vocab_size: int = VOCAB, max_positions: int = 256, hidden_size: int = 32) -> LlamaForCausalLM:
     """Two layers, random weights, the same at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=vocab_size,
-            hidden_size=32,
-            intermediate_size=64,
+            hidden_size=hidden_size,
+            intermediate_size=2 * hidden_size,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,

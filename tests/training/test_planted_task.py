@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipeline.tables import LOSS_TARGET
 from pipeline.training.control import shuffled_inputs
@@ -16,7 +15,7 @@ from pipeline.training.loop import TrainConfig, train
 from pipeline.training.masks import IGNORE, MaskKind
 from pipeline.training.model import load_checkpoint
 from pipeline.training.packing import pack_grids
-from tests.training.synthetic_grids import EOM, METADATA, SILENCE, VOCAB, make_grid, write_dataset
+from tests.training.synthetic_grids import EOM, METADATA, SILENCE, make_grid, tiny_llama, write_dataset
 
 SYMBOLS, SAID, DELAY = 16, 12, 2
 
@@ -39,17 +38,7 @@ def data(folder: Path, shift: int) -> Path:
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers, random weights, tied to nothing that was trained before."""
     folder = tmp_path_factory.mktemp("untrained")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-        )
-        LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_llama(max_positions=64, hidden_size=64).save_pretrained(folder)
     return folder
 
 
