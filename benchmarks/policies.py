@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -79,14 +77,12 @@ def measure(name: str, spec: str, conversations: Sequence[Conversation], resourc
         stats.add(table)
     total = PolicyStats()
     for own in stats.by_policy.values():
-        for field in ("records", "overlapped", "rows", "turns_rows", "overlap_rows", "streams"):
-            setattr(total, field, getattr(total, field) + getattr(own, field))
-        total.saved.extend(own.saved)
+        total.merge(own)
     return {
         "corpus": name,
         "align": spec,
         **total.to_json(),
-        "best": round(float(np.max(total.saved or [0.0])), 4),
+        "best": total.saved.quantiles([1.0])[0],
         "leaking_records": found,
         "leaking_by_second_look": other,
         "violations": broken,

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import folders
+from pipeline.asked import Asked, recording
 from pipeline.config import BuildConfig, ConfigError, SourceConfig, parse_config
-from pipeline.convert import ConvertConfig, ShardCounts
+from pipeline.convert import ConvertConfig, ShardCounts, ShardResult
 from pipeline.errors import PipelineError
 from pipeline.manifest import Manifest, Result, read_manifest
 from pipeline.shards import ShuffleConfig
 from pipeline.stages.ingest import IngestConfig, InputSource, ingest_stage
+from pipeline.storage import is_kept
+from pipeline.watching import Watcher as Watcher
+from pipeline.watching import tell_part, tell_rejected
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import EvaluateConfig
+    from pipeline.stages.convert import RunShards
+    from pipeline.training.settings import TrainConfig
+    from synth.config import SynthConfig
 
 
 class GateError(PipelineError):
     """The spot-evaluation's gate failed; the report says why."""
-
-
-class Watcher(Protocol):
-    """Told what a build is doing."""
-
-    def stage(self, name: str) -> None:
-        """A stage begins."""
-
-    def progress(self, done: int, what: str) -> None:
-        """So many more units of the stage are done."""
-
-    def finished(self, result: Result) -> None:
-        """A stage is done or was skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +50,35 @@ def convert_config(config: BuildConfig) -> ConvertConfig:
     return ConvertConfig(
         c.align, c.question, c.tokenizer, c.lag, c.max_cells, tuple(sorted(config.exclude_ids)), c.media
     )
+
+
+def ingest_config(config: BuildConfig) -> IngestConfig:
+    """The ingest stage's form of the configuration."""
+    i = config.ingest
+    return IngestConfig(i.max_unit_bytes, i.shard_units, i.shard_bytes)
+
+
+def synth_config(config: BuildConfig) -> SynthConfig:
+    """The ``synth`` section. Raises ConfigError."""
+    from synth.config import SynthConfig
+
+    return cast(SynthConfig, parse_config({"seed": config.seed, **(config.synth or {})}, "synth", SynthConfig))
+
+
+def shuffle_config(config: BuildConfig) -> ShuffleConfig:
+    """The dataset stage's form of the configuration."""
+    return ShuffleConfig(config.seed, config.shards.test_fraction, config.shards.shard_rows)
+
+
+def train_config(config: BuildConfig, folder: str = folders.CHECKPOINT) -> tuple[str, TrainConfig]:
+    """The model's name and the ``train`` section, for the checkpoint or the control. Raises ConfigError."""
+    from pipeline.training.settings import TrainConfig
+
+    values = dict(config.train or {})
+    model = values.pop("model", "smollm2")
+    if folder == folders.CONTROL:
+        values["shuffle_inputs"] = True
+    return model, cast(TrainConfig, section(values, "train", TrainConfig, seed=config.seed))
 
 
 def section(
@@ -79,25 +103,52 @@ def section(
 def run_ingest(config: BuildConfig, base: Path, out: Path, fresh: bool, watcher: Watcher) -> Result:
     """Stage 1: inputs to shards of source units."""
     watcher.stage(folders.INGEST)
-    i = config.ingest
-    settings = IngestConfig(i.max_unit_bytes, i.shard_units, i.shard_bytes)
     sources = [input_source(s) for s in config.sources]
-    result = ingest_stage(sources, base, out / folders.INGEST, settings, fresh, lambda n: watcher.progress(n, "units"))
+    result = ingest_stage(
+        sources,
+        base,
+        out / folders.INGEST,
+        ingest_config(config),
+        fresh,
+        lambda n: watcher.progress(n, "units"),
+        lambda code: tell_rejected(watcher, {code: 1}),
+    )
     watcher.finished(result)
     return result
 
 
-def run_convert(config: BuildConfig, out: Path, ingest: Result, workers: int, fresh: bool, watcher: Watcher) -> Result:
-    """Stage 2: source units to records and tokens."""
-    from pipeline.stages.convert import convert_stage
+def run_convert(
+    config: BuildConfig,
+    out: Path,
+    ingest: Result,
+    workers: int,
+    fresh: bool,
+    watcher: Watcher,
+    run_shards: RunShards | None = None,
+) -> Result:
+    """Stage 2: source units to records and tokens. ``run_shards``: who converts, where it is not this machine's processes."""
+    from pipeline.stages.convert import Shard, convert_stage, run_in_processes
 
     watcher.stage(folders.CONVERT)
+    total, told = ingest.manifest.counters["out"], 0
+    tell_part(watcher, total)
 
     def progress(counts: ShardCounts) -> None:
+        nonlocal told
+        told += counts.units
         watcher.progress(counts.units, "units")
+        tell_rejected(watcher, counts.reject_reasons)
+
+    def convert(
+        todo: Sequence[Shard], directory: Path, settings: ConvertConfig, processes: int
+    ) -> Iterator[tuple[int, str, ShardResult]]:
+        tell_part(watcher, total, kept=told)  # what was told until here is of an earlier run
+        return (run_shards or run_in_processes)(todo, directory, settings, processes)
 
     limit = config.convert.max_rejected_fraction
-    result = convert_stage(ingest, out / folders.CONVERT, convert_config(config), limit, workers, fresh, progress)
+    result = convert_stage(
+        ingest, out / folders.CONVERT, convert_config(config), limit, workers, fresh, progress, convert
+    )
     watcher.finished(result)
     return result
 
@@ -106,19 +157,25 @@ def run_synthesize(config: BuildConfig, base: Path, out: Path, fresh: bool, watc
     """Stage 3: new dialogues from a chat model; None if the configuration asks for none."""
     if config.synth is None:
         return None
-    from synth.config import SynthConfig
     from synth.errors import SynthError
     from synth.stage import ResumeError, State, synthesize_stage
 
     watcher.stage(folders.SYNTH)
-    told = 0
+    told, begun = 0, False
+    rejected: Counter[str] = Counter()
 
     def progress(state: State) -> None:
-        nonlocal told
-        watcher.progress(state.done - told, "dialogues")
+        nonlocal told, begun
+        if not begun:
+            tell_part(watcher, state.asked)
+            begun = True
+        speed = state.usage.tokens_per_second
+        watcher.progress(state.done - told, "dialogues" + (f", {speed:,.0f} tokens/s" if speed else ""))
+        tell_rejected(watcher, state.rejected - rejected)
         told = state.done
+        rejected.update(state.rejected - rejected)
 
-    settings = parse_config({"seed": config.seed, **config.synth}, "synth", SynthConfig)
+    settings = synth_config(config)
     try:
         result = synthesize_stage(
             settings,
@@ -128,6 +185,7 @@ def run_synthesize(config: BuildConfig, base: Path, out: Path, fresh: bool, watc
             base,
             fresh,
             progress=progress,
+            on_load=lambda what: watcher.progress(0, what),
         )
     except ResumeError as error:
         result = error.result  # whole, and its report says what can be asked for again; the server may be off by now
@@ -143,9 +201,9 @@ def run_dataset(config: BuildConfig, out: Path, inputs: Sequence[Result], fresh:
     from pipeline.stages.dataset import dataset_stage
 
     watcher.stage(folders.DATASET)
-    settings = ShuffleConfig(config.seed, config.shards.test_fraction, config.shards.shard_rows)
-    result = dataset_stage(inputs, out / folders.DATASET, settings, fresh)
-    write_card(out, config.title or config.name)
+    result = dataset_stage(inputs, out / folders.DATASET, shuffle_config(config), fresh)
+    if not (result.skipped and is_kept(out / folders.DATASET / "README.md")):
+        write_card(out, config.title or config.name)
     watcher.finished(result)
     return result
 
@@ -157,22 +215,28 @@ def run_train(config: BuildConfig, out: Path, dataset: Result, fresh: bool, watc
 
 def run_control(config: BuildConfig, out: Path, dataset: Result, fresh: bool, watcher: Watcher) -> Result | None:
     """Stage 6: the same training on permuted inputs; None unless ``evaluate.control`` is true."""
-    if config.train is None or (config.evaluate or {}).get("control") is not True:
+    if folders.CONTROL not in stages_of(config):
         return None
-    return _train(config, out, folders.CONTROL, dataset, fresh, watcher, shuffle_inputs=True)
+    return _train(config, out, folders.CONTROL, dataset, fresh, watcher)
 
 
-def _train(
-    config: BuildConfig, out: Path, folder: str, dataset: Result, fresh: bool, watcher: Watcher, **changes: bool
-) -> Result:
+def _train(config: BuildConfig, out: Path, folder: str, dataset: Result, fresh: bool, watcher: Watcher) -> Result:
     from pipeline.stages.train import train_stage
-    from pipeline.training.loop import TrainConfig
+    from pipeline.training.loop import StepLog
 
     watcher.stage(folder)
-    values = dict(config.train or {})
-    model = values.pop("model", "smollm2")
-    settings = section({**values, **changes}, "train", TrainConfig, seed=config.seed)
-    result = train_stage(dataset, model, out / folder, settings, fresh, lambda step: watcher.progress(1, str(step)))
+    model, settings = train_config(config, folder)
+    told = 0
+
+    def progress(step: StepLog) -> None:
+        nonlocal told
+        if not told:
+            total = settings.steps if settings.max_tokens is None else None
+            tell_part(watcher, total, kept=step.step - 1)  # a run that goes on begins at a later step
+        told = step.step
+        watcher.progress(1, str(step))
+
+    result = train_stage(dataset, model, out / folder, settings, fresh, progress)
     watcher.finished(result)
     return result
 
@@ -191,11 +255,21 @@ def run_evaluate(
     from pipeline.stages.evaluate import evaluate_stage
 
     watcher.stage(folders.REPORT)
+    if control is not None:
+        control.fetch()
     settings = evaluate_config(config, control)
     model = (config.train or {}).get("model", "smollm2")
-    result = evaluate_stage(
-        dataset, checkpoint, model, out / folders.REPORT, settings, fresh, lambda p, n, t: watcher.progress(n, p)
-    )
+    running, told = "", 0
+
+    def progress(phase: str, records: int, total: int) -> None:
+        nonlocal running, told
+        if phase != running or records < told:
+            running, told = phase, 0
+            tell_part(watcher, total)
+        watcher.progress(records - told, f"records ({phase})")
+        told = records
+
+    result = evaluate_stage(dataset, checkpoint, model, out / folders.REPORT, settings, fresh, progress)
     write_card(out, config.title or config.name)
     watcher.finished(result)
     return result
@@ -226,25 +300,45 @@ def check_gate(report: Result) -> None:
 def check_sections(config: BuildConfig) -> None:
     """Validates the free sections before any work is done. Raises ConfigError."""
     if config.synth is not None:
-        from synth.config import SynthConfig
-
-        parse_config({"seed": config.seed, **config.synth}, "synth", SynthConfig)
+        synth_config(config)
     if config.train is not None:
-        from pipeline.training.loop import TrainConfig
-
-        values = {k: v for k, v in config.train.items() if k != "model"}
-        section(values, "train", TrainConfig, seed=config.seed)
+        train_config(config)
         evaluate_config(config)
 
 
+def stages_of(config: BuildConfig) -> tuple[str, ...]:
+    """The stages, by folder, that a build of this configuration runs or skips, in their order."""
+    control = config.train is not None and (config.evaluate or {}).get("control") is True
+    asked = {
+        folders.SYNTH: config.synth is not None,
+        folders.CHECKPOINT: config.train is not None,
+        folders.CONTROL: control,
+        folders.REPORT: config.train is not None,
+    }
+    return tuple(name for name in folders.STAGES if asked.get(name, True))
+
+
 def build(
-    config: BuildConfig, base: Path, out: Path, watcher: Watcher, workers: int = 0, fresh: bool = False
+    config: BuildConfig,
+    base: Path,
+    out: Path,
+    watcher: Watcher,
+    workers: int = 0,
+    fresh: bool = False,
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> BuildResult:
     """Runs every stage that the configuration asks for. ``base`` is what its paths are relative to.
 
-    Raises PipelineError; what was finished stays and is skipped by the next run.
+    ``path`` and ``overrides``, where it came from, are only written down in ``out``. Raises PipelineError; what was finished
+    stays and is skipped by the next run.
     """
     check_sections(config)
+    with recording(out, Asked(config, base, path, tuple(overrides))):
+        return _build(config, base, out, watcher, workers, fresh)
+
+
+def _build(config: BuildConfig, base: Path, out: Path, watcher: Watcher, workers: int, fresh: bool) -> BuildResult:
     ingest = run_ingest(config, base, out, fresh, watcher)
     convert = run_convert(config, out, ingest, workers, fresh, watcher)
     synth = run_synthesize(config, base, out, fresh, watcher)

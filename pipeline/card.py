@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import folders
 from pipeline.errors import InputError
-from pipeline.manifest import publish_text, read_manifest
+from pipeline.manifest import fetch, publish_text, read_manifest
 from pipeline.stats import RecordStats, stats_of
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data_cards"
@@ -24,10 +24,12 @@ _SIZES = (
 
 def write_card(out: Path, title: str) -> Path:
     """Writes ``README.md`` beside the final shards of a build. Raises InputError where there is no data set."""
-    dataset = out / folders.DATASET
-    text = render_card(out, title)
-    publish_text(dataset / "README.md", text)
-    return dataset / "README.md"
+    card = out / folders.DATASET / "README.md"
+    for name in (folders.DATASET, folders.REPORT):
+        if (manifest := read_manifest(out / name)) is not None:
+            fetch(out / name, manifest.outputs)
+    publish_text(card, render_card(out, title))
+    return card
 
 
 def render_card(out: Path, title: str) -> str:
@@ -43,7 +45,9 @@ def render_card(out: Path, title: str) -> str:
     if not splits:
         raise InputError(f"{out} holds no data set")
     answered = [s for s in splits if s != folders.INPUT_ONLY] or list(splits)
-    every = stats_of([p for s in answered for p in sorted((dataset / s).glob("records-*.parquet"))])
+    every = RecordStats()
+    for split in answered:
+        every.merge(splits[split])
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,

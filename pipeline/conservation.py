@@ -24,7 +24,8 @@ Pointer = tuple[str, str, int]
 #: The format whose units are records already.
 STREAM_RECORD = "stream_record"
 
-_OUTCOMES = ("converted", "input_only", "excluded", "rejected")
+#: What may become of a source unit.
+OUTCOMES = ("converted", "input_only", "excluded", "rejected")
 
 
 _T = TypeVar("_T")
@@ -143,16 +144,17 @@ def recount_convert(ingest: Path, convert: Path) -> dict[str, int]:
     units = need_manifest(ingest).paths(ingest, "units-")
     total: Counter[str] = Counter()
     for number, path in enumerate(units):
-        total.update(_recount_shard(path, convert, number))
+        total.update(recount_shard(path, convert, number))
     shards = len(list(convert.glob("ledger-*.parquet")))
     if shards != len(units):
         raise ConservationError(f"convert: {len(units)} shards in, {shards} ledgers out")
-    if total["in"] != sum(total[o] for o in _OUTCOMES):
-        raise ConservationError(f"convert: {total['in']} units in, {sum(total[o] for o in _OUTCOMES)} accounted for")
+    if total["in"] != sum(total[o] for o in OUTCOMES):
+        raise ConservationError(f"convert: {total['in']} units in, {sum(total[o] for o in OUTCOMES)} accounted for")
     return dict(total)
 
 
-def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
+def recount_shard(units: Path, convert: Path, number: int) -> dict[str, int]:
+    """Recounts one shard of a conversion against its source units, as ``recount_convert``. Raises ConservationError."""
     what = f"convert, shard {number}"
     ledger_path = convert / f"ledger-{number:05d}.parquet"
     if not ledger_path.exists():
@@ -184,7 +186,7 @@ def _recount_shard(units: Path, convert: Path, number: int) -> Counter[str]:
     counts = Counter(str(r["outcome"]) for r in ledger.values())
     counts["in"] = given.total()
     counts["records"] = records
-    return counts
+    return dict(counts)
 
 
 def _enough(what: str, expected: Counter[Pointer], again: frozenset[Pointer], path: Path) -> None:

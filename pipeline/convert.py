@@ -17,17 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import leaks
+from pipeline import leaks, storage
 from pipeline.alignment import Aligned, AlignSpec, align_all, parse_align_spec, prepared, speaks
 from pipeline.alignment.plan import Resources
 from pipeline.checks import record_violations
 from pipeline.conversation import Conversation, RecordError, Source, conversation_id
 from pipeline.errors import ConservationError
 from pipeline.ingest import RAW_LIMIT
+from pipeline.manifest import Output, fetch_file, keep, output_of
 from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, to_json, token_grid_metadata
 from pipeline.relayout import Relayed
 from pipeline.script import Script, ScriptPolicy, perform
 from pipeline.segments import cut_script, cut_segments, leading, rows_of, segment_of, split_results
+from pipeline.storage import Mount
 from pipeline.tables import LEDGER, RECORDS, REJECTS, TOKENS
 from pipeline.text import cut_tokens
 from pipeline.timeline import Timeline
@@ -608,15 +610,23 @@ def _in_whole(label: Any, where: Sequence[int]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """The files of one converted shard, relative to the stage's directory, with their rows; and its counters."""
+    """The files of one converted shard, its counters, and what was counted again in the files: units in and by outcome,
+    records."""
 
-    files: dict[str, int]
+    outputs: list[Output]
     counts: ShardCounts
+    recount: dict[str, int]
 
 
 def convert_shard(units: Path, number: int, directory: Path, converter: Converter) -> ShardResult:
-    """Converts one shard of units; every file appears whole or not at all."""
+    """Converts one shard of units; every file appears whole or not at all, here and where ``directory`` is kept.
+
+    Raises ConservationError where a unit is not accounted for, or a record breaks an invariant.
+    """
+    from pipeline.conservation import recount_shard
     from pipeline.shards import TableWriter
+
+    fetch_file(units)
 
     counts = ShardCounts()
     converter.scores_folder = directory.parent / "scores"
@@ -642,8 +652,14 @@ def convert_shard(units: Path, number: int, directory: Path, converter: Converte
             write(paths["rejects"], pa.Table.from_pylist(batch.rejects, schema=REJECTS))
             write(paths["ledger"], batch.ledger())
             counts.add(batch.counts)
-    files = {p.name: pq.read_metadata(p).num_rows for p in paths.values() if p.exists()}
-    return ShardResult(files, counts)
+    recount = recount_shard(units, directory, number)
+    if (recount["in"], recount["records"]) != (counts.units, counts.records):
+        raise ConservationError(
+            f"convert counted {counts.units} units and {counts.records} records of {units.name}, on disk are {recount}"
+        )
+    written = sorted(p for p in paths.values() if p.exists())
+    outputs = [output_of(p, directory, pq.read_metadata(p).num_rows) for p in written]
+    return ShardResult(keep(directory, outputs), counts, recount)
 
 
 def _unit_batches(path: Path) -> Iterator[list[dict[str, Any]]]:
@@ -676,9 +692,13 @@ def _refuse_invalid(table: pa.Table) -> None:
 _worker: Converter | None = None
 
 
-def start_worker(config: ConvertConfig) -> None:
-    """Prepares a worker process: one thread for the tokenizer, loaded once; it ends when its parent is gone."""
+def start_worker(config: ConvertConfig, mounted: Sequence[Mount] = ()) -> None:
+    """Prepares a worker process: one thread for the tokenizer, loaded once; it ends when its parent is gone.
+
+    ``mounted``: what is mounted in the process that gives the work (``storage.mounts``).
+    """
     global _worker
+    storage.mount(*mounted)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     pa.set_cpu_count(1)

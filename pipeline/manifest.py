@@ -1,7 +1,8 @@
 """Publishing files, and the manifest by which a stage is known, resumed and checked.
 
 A stage reads manifests and writes a directory with ``manifest.json``, which comes last: the manifest and the files on
-disk are the truth. A stage is skipped only if its fingerprint matches and its outputs are there and intact.
+disk are the truth. A stage is skipped only if its fingerprint matches and its outputs are there and intact. Where the
+directory is mounted on an object store (``pipeline.storage``), what lies there is the truth, and the manifest goes last.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.claim import claimed
+from pipeline import storage
+from pipeline.claim import check_held, claimed
 from pipeline.errors import ConservationError, PipelineError
 
 MANIFEST = "manifest.json"
@@ -25,12 +27,16 @@ _TEMPORARY = ".tmp"
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A published file: path relative to the stage's directory, digest, size in bytes, rows (None for no table)."""
+    """A published file: path relative to the stage's directory, digest, size in bytes, rows (None for no table).
+
+    ``version``: what the object store that keeps it calls these bytes; None on a disk.
+    """
 
     path: str
     sha256: str
     bytes: int
     rows: int | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +110,50 @@ def _sync_directory(path: Path) -> None:
 
 
 def publish_text(path: Path, text: str) -> None:
-    """Publishes a text file."""
+    """Publishes a text file, and keeps it in its store where it has one."""
     with publish(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    storage.send([path])
 
 
 def output_of(path: Path, directory: Path, rows: int | None = None) -> Output:
     """The manifest entry of a published file."""
     return Output(path.relative_to(directory).as_posix(), sha256_file(path), path.stat().st_size, rows)
+
+
+def keep(directory: Path, outputs: Sequence[Output]) -> list[Output]:
+    """Uploads those outputs that the store of ``directory`` does not keep yet; the outputs, with their versions there.
+
+    On a disk they are kept where they are.
+    """
+    sent = storage.send([directory / o.path for o in outputs if o.version is None])
+    found = {path: kept.version for path, kept in sent.items()}
+    return [replace(o, version=found.get(directory / o.path, o.version)) for o in outputs]
+
+
+def fetch(directory: Path, outputs: Iterable[Output]) -> None:
+    """Makes sure that outputs lie on this disk as they were written, getting those from the store that do not.
+
+    Raises PipelineError where the store has lost or changed one.
+    """
+    if storage.url_of(directory) is None:
+        return
+    for output in outputs:
+        path = directory / output.path
+        if path.is_file() and path.stat().st_size == output.bytes and sha256_file(path) == output.sha256:
+            continue
+        if not storage.download(path) or sha256_file(path) != output.sha256:
+            path.unlink(missing_ok=True)
+            raise PipelineError(
+                f"{storage.shown(path)} is not there or has changed since it was written: remove it and build again, "
+                "its stage is then redone"
+            )
+
+
+def fetch_file(path: Path) -> None:
+    """``fetch`` of one output of the finished stage in its folder."""
+    if storage.url_of(path) is not None:
+        fetch(path.parent, [o for o in need_manifest(path.parent).outputs if o.path == path.name])
 
 
 def write_manifest(directory: Path, manifest: Manifest, name: str = MANIFEST) -> None:
@@ -121,11 +163,12 @@ def write_manifest(directory: Path, manifest: Manifest, name: str = MANIFEST) ->
 
 def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest | None:
     """The manifest of a stage's directory; None if there is none or it cannot be read as one."""
+    storage.pull(directory / name)
     try:
         value = json.loads((directory / name).read_text(encoding="utf-8"))
         outputs = tuple(Output(**o) for o in value.pop("outputs"))
         return Manifest(**{**value, "outputs": outputs})
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -133,18 +176,36 @@ def need_manifest(directory: Path) -> Manifest:
     """The manifest of a finished stage; raises PipelineError if it is not there."""
     manifest = read_manifest(directory)
     if manifest is None:
-        raise PipelineError(f"{directory} holds no finished stage (no readable {MANIFEST})")
+        raise PipelineError(f"{storage.shown(directory)} holds no finished stage (no readable {MANIFEST})")
     return manifest
 
 
-def damaged(directory: Path, outputs: Iterable[Output]) -> list[str]:
-    """What is wrong with the outputs on disk: one line per file that is missing or changed."""
+def damaged(
+    directory: Path,
+    outputs: Iterable[Output],
+    digests: bool = True,
+    listing: Mapping[str, storage.Kept] | None = None,
+) -> list[str]:
+    """What is wrong with the outputs: one line per file that is missing or changed.
+
+    On a disk by size and digest (not without ``digests``); in a store by size and the version that it gave the file, as
+    in ``listing`` (``storage.files_below``), which is asked for where it is not given.
+    """
+    there = storage.files_below(directory) if listing is None else listing
     found = []
     for output in outputs:
         path = directory / output.path
-        if not path.is_file():
+        if there is not None:
+            kept = there.get(output.path)
+            missing = kept is None
+            same = kept is not None and kept.bytes == output.bytes and output.version in (None, kept.version)
+        else:
+            missing = not path.is_file()
+            same = not missing and path.stat().st_size == output.bytes
+            same = same and (not digests or sha256_file(path) == output.sha256)
+        if missing:
             found.append(f"{output.path} is missing")
-        elif path.stat().st_size != output.bytes or sha256_file(path) != output.sha256:
+        elif not same:
             found.append(f"{output.path} has changed since it was written")
     return found
 
@@ -163,6 +224,10 @@ class Result:
     directory: Path
     manifest: Manifest
     skipped: bool
+
+    def fetch(self, prefix: str = "") -> None:
+        """Makes sure that the outputs whose file names start so lie on this disk. Raises PipelineError."""
+        fetch(self.directory, [o for o in self.manifest.outputs if Path(o.path).name.startswith(prefix)])
 
 
 #: What a stage's work returns: its outputs, counters and notes.
@@ -194,7 +259,7 @@ def run_stage(
         if there is not None and there.fingerprint == wanted and not fresh and not damaged(directory, there.outputs):
             return Result(directory, there, skipped=True)
         if not replaces:
-            (directory / MANIFEST).unlink(missing_ok=True)
+            storage.remove(directory / MANIFEST)
         remove_temporaries(directory)
         started = time.monotonic()
         try:
@@ -202,6 +267,10 @@ def run_stage(
         finally:
             if replaces and not was_there and directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()
+        if storage.url_of(directory) is not None:
+            check_held(directory)
+            storage.remove(directory / MANIFEST)
+            outputs = keep(directory, outputs)
         _remove_strangers(directory, {o.path for o in outputs})
         manifest = Manifest(
             stage,
@@ -223,6 +292,9 @@ def _remove_strangers(directory: Path, known: set[str]) -> None:
     for path in directory.rglob("*.parquet"):
         if path.relative_to(directory).as_posix() not in known:
             path.unlink()
+    for name in storage.files_below(directory) or ():
+        if name.endswith(".parquet") and name not in known:
+            storage.remove(directory / name)
 
 
 def balance(stage: str, **sides: int) -> None:

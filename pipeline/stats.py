@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,9 +17,37 @@ from pipeline.columns import EventColumns, IntArray, event_columns
 
 
 @dataclass
+class Shares:
+    """How often each share was seen, to four digits: its size depends on how many differ, not on how many there were."""
+
+    counts: Counter[float] = field(default_factory=Counter)
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        """Adds shares, each at most 1; those below -1 are kept to four significant digits."""
+        found, times = np.unique(np.round(values, 4) + 0.0, return_counts=True)
+        for value, count in zip(found.tolist(), times.tolist(), strict=True):
+            self.counts[value if value >= -1 else float(f"{value:.4g}")] += count
+
+    def merge(self, other: Shares) -> None:
+        """Adds another's shares to these."""
+        self.counts.update(other.counts)
+
+    def quantiles(self, at: Sequence[float]) -> list[float]:
+        """The quantiles at fractions of 1, interpolated as ``numpy.quantile`` does it; 0 for each where there are none."""
+        if not self.counts:
+            return [0.0] * len(at)
+        values = np.array(sorted(self.counts))
+        ends = np.cumsum([self.counts[value] for value in values.tolist()])
+        places = np.array(at) * (ends[-1] - 1)
+        low = values[np.searchsorted(ends, np.floor(places), side="right")]
+        high = values[np.searchsorted(ends, np.ceil(places), side="right")]
+        return [round(value, 4) for value in (low + (high - low) * (places % 1)).tolist()]
+
+
+@dataclass
 class PolicyStats:
-    """Sums over the records of one corpus under one policy. ``overlap_rows``: rows in which an output stream and another
-    stream speak at once; ``saved``: the share of rows saved against ``turns``, per record."""
+    """Sums over the records of one corpus under one policy, mergeable. ``overlap_rows``: rows in which an output stream
+    and another stream speak at once; ``saved``: the share of rows saved against ``turns``, per record."""
 
     records: int = 0
     overlapped: int = 0
@@ -26,7 +55,11 @@ class PolicyStats:
     turns_rows: int = 0
     overlap_rows: int = 0
     streams: int = 0
-    saved: list[float] = field(default_factory=list)
+    saved: Shares = field(default_factory=Shares)
+
+    def merge(self, other: PolicyStats) -> None:
+        """Adds another's records to these."""
+        _merge(self, other)
 
     def to_json(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
@@ -35,7 +68,7 @@ class PolicyStats:
             "overlapped_records": self.overlapped,
             "overlap_share": round(self.overlap_rows / self.rows, 4) if self.rows else 0.0,
             "rows_saved": round(1 - self.rows / self.turns_rows, 4) if self.turns_rows else 0.0,
-            "rows_saved_quartiles": [round(float(v), 4) for v in np.percentile(self.saved or [0.0], [25, 50, 75])],
+            "rows_saved_quartiles": self.saved.quantiles([0.25, 0.5, 0.75]),
             "streams_per_record": round(self.streams / self.records, 2) if self.records else 0.0,
         }
 
@@ -54,7 +87,7 @@ class RecordStats:
     overlapped_records: int = 0
     overlap_rows: int = 0
     turns_rows: int = 0
-    saved: list[float] = field(default_factory=list)
+    saved: Shares = field(default_factory=Shares)
     kinds: Counter[str] = field(default_factory=Counter)
     policies: Counter[str] = field(default_factory=Counter)
     corpora: Counter[str] = field(default_factory=Counter)
@@ -76,38 +109,46 @@ class RecordStats:
         self.rows += int(c.rows.sum())
         self.slots += int((c.rows * c.streams_per_record).sum())
         self.cells += int(duration.sum())
-        for role in set(c.role.tolist()):
+        for role in sorted(set(c.role.tolist())):
             self.cells_per_role[role] += int(duration[c.role == role].sum())
         self.kinds.update(c.kind.tolist())
         # Under turns events follow one another, so a record takes as many rows as it has cells.
         turns_rows = np.zeros(count, dtype=np.int64)
         np.add.at(turns_rows, c.record, duration)
         self.turns_rows += int(turns_rows.sum())
-        self.saved.extend((1 - c.rows / np.maximum(turns_rows, 1)).tolist())
+        saved = 1 - c.rows / np.maximum(turns_rows, 1)
+        self.saved.add(saved)
         self.overlapped_records += int((c.rows < turns_rows).sum())
         overlap = _overlap_rows(c)
         self.overlap_rows += int(overlap.sum())
         policies = [a["policy"] for a in table.column("alignment").to_pylist()]
         self.policies.update(policies)
         all_sources = table.column("sources").to_pylist()
+        members: dict[tuple[str, str], list[int]] = {}
         for r, (policy, sources) in enumerate(zip(policies, all_sources, strict=True)):
-            own = self.by_policy.setdefault((sources[0]["corpus"] if sources else "", policy), PolicyStats())
-            own.records += 1
-            own.overlapped += int(overlap[r] > 0)
-            own.rows += int(c.rows[r])
-            own.turns_rows += int(turns_rows[r])
-            own.overlap_rows += int(overlap[r])
-            own.streams += int(c.streams_per_record[r])
-            own.saved.append(float(1 - c.rows[r] / max(int(turns_rows[r]), 1)))
+            members.setdefault((sources[0]["corpus"] if sources else "", policy), []).append(r)
+        for key, rows in members.items():
+            own = self.by_policy.setdefault(key, PolicyStats())
+            own.records += len(rows)
+            own.overlapped += int((overlap[rows] > 0).sum())
+            own.rows += int(c.rows[rows].sum())
+            own.turns_rows += int(turns_rows[rows].sum())
+            own.overlap_rows += int(overlap[rows].sum())
+            own.streams += int(c.streams_per_record[rows].sum())
+            own.saved.add(saved[rows])
         for sources in all_sources:
             self.corpora.update(s["corpus"] for s in sources)
             self.licenses.update(s["license"] or "unknown" for s in sources)
         verdicts = table.column("events").combine_chunks().flatten().field("lexical")
         self.lexical.update(v for v in verdicts.to_pylist() if v is not None)
 
+    def merge(self, other: RecordStats) -> None:
+        """Adds another's records to these."""
+        _merge(self, other)
+
     def summary(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
-        saved = np.array(self.saved or [0.0])
+        median, upper, best = self.saved.quantiles([0.5, 0.75, 1.0])
         return {
             "records": self.records,
             "conversations": self.conversations,
@@ -121,9 +162,9 @@ class RecordStats:
             "rows_under_turns": self.turns_rows,
             "rows_saved_fraction": {
                 "all": round(1 - self.rows / self.turns_rows, 4) if self.turns_rows else None,
-                "median": round(float(np.median(saved)), 4),
-                "p75": round(float(np.percentile(saved, 75)), 4),
-                "best": round(float(saved.max()), 4),
+                "median": median,
+                "p75": upper,
+                "best": best,
             },
             "events": dict(self.kinds.most_common()),
             "policies": dict(self.policies.most_common()),
@@ -135,6 +176,21 @@ class RecordStats:
                 for (corpus, policy), own in sorted(self.by_policy.items())
             ],
         }
+
+
+def _merge(into: Any, other: Any) -> None:
+    """Adds the fields of a dataclass of sums to those of another: numbers, counters, and what can merge itself."""
+    for name in (f.name for f in fields(into)):
+        mine, theirs = getattr(into, name), getattr(other, name)
+        if isinstance(mine, int):
+            setattr(into, name, mine + theirs)
+        elif isinstance(mine, Counter):
+            mine.update(theirs)
+        elif isinstance(mine, dict):
+            for key, value in theirs.items():
+                mine.setdefault(key, type(value)()).merge(value)
+        else:
+            mine.merge(theirs)
 
 
 def _overlap_rows(c: EventColumns) -> IntArray:

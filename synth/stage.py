@@ -28,17 +28,17 @@ from pipeline.manifest import (
     Result,
     balance,
     damaged,
-    fingerprint,
     output_of,
     publish_text,
     read_manifest,
     run_stage,
     write_manifest,
 )
+from pipeline.plan import Plan
 from pipeline.records import Clock, token_grid_metadata
 from pipeline.shards import TableWriter
 from pipeline.tables import RECORDS, REJECTS, TOKENS
-from pipeline.tokenization import load_tokenizer, metadata
+from pipeline.tokenization import TextTokenizer, load_tokenizer, metadata
 from synth.config import EngineOptions, SynthConfig, VllmOptions
 from synth.coverage import Coverage
 from synth.diversity import Diversity
@@ -50,6 +50,7 @@ from synth.generators import Maker, Outcome, Written
 from synth.generators.concurrent import Concurrent
 from synth.generators.table import Tables
 from synth.generators.teacher import Teacher
+from synth.kept import KeptAnswers
 from synth.material import Material, read_material
 from synth.models import weights
 from synth.run import Usage, outcomes
@@ -121,6 +122,25 @@ def make(config: SynthConfig, scenarios: tuple[Scenario, ...], material: Materia
     return (Concurrent if config.generator == "concurrent" else Tables)(config, scenarios, topics)
 
 
+def plan(
+    config: SynthConfig,
+    scenarios: Sequence[Scenario],
+    tokenizer: TextTokenizer,
+    lag: int,
+    inputs: Mapping[str, str],
+) -> Plan:
+    """What the dialogues depend on. ``inputs``: of ``Material``; empty where the configuration names no conversations."""
+    settings = {
+        **config.model_dump(mode="json", exclude=_NO_SETTINGS),
+        "engine": _engine_settings(config.model, config.engine),
+        "judge": _judge_settings(config),
+        "scenarios": [s.model_dump(mode="json") for s in scenarios],
+        "tokenizer": metadata(tokenizer),
+        "lag": lag,
+    }
+    return Plan(STAGE, VERSION, settings, inputs)
+
+
 def synthesize_stage(
     config: SynthConfig,
     directory: Path,
@@ -177,20 +197,23 @@ def _synthesize(
     if material is not None and not len(material.conversations):
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(material.left_out.items())) or "they are empty"
         raise SynthError(f"no conversation with an answer in {', '.join(config.conversations)}: {why}")
-    settings = {
-        **config.model_dump(mode="json", exclude=_NO_SETTINGS),
-        "engine": _engine_settings(config.model, config.engine),
-        "judge": _judge_settings(config),
-        "scenarios": [s.model_dump(mode="json") for s in scenarios],
-        "tokenizer": metadata(loaded_tokenizer),
-        "lag": lag,
-    }
+    planned = plan(config, scenarios, loaded_tokenizer, lag, material.inputs if material is not None else {})
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         with ExitStack() as stack:
             cache = directory / CACHE if config.cache else None
+            answers = KeptAnswers([directory / CACHE, directory / JUDGE_CACHE] if cache else [])
             if fresh:
+                answers.forget()
                 _forget(directory)
+            answers.restore()
+            stack.callback(answers.copy)
+
+            def watch(state: State) -> None:
+                answers.copy_now_and_then()
+                if progress is not None:
+                    progress(state)
+
             writer, critic = engine, engine
             if writer is None:
                 if on_load:
@@ -203,16 +226,16 @@ def _synthesize(
                     model, options = judge_engine(config)
                     kept = directory / JUDGE_CACHE if cache else None
                     critic = stack.enter_context(open_engine(model, options, config.batch_size, config.seed, kept))
-            return _Run(resolved, directory, clock, scenarios, material).write(writer, critic, progress)
+            return _Run(resolved, directory, clock, scenarios, material).write(writer, critic, watch)
 
-    inputs = material.inputs if material is not None else {}
     there = read_manifest(directory)
     again = not fresh and there is not None and bool(there.notes.get("resumable"))
     try:
-        result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh or again)
+        result = run_stage(
+            directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh or again
+        )
     except SynthError as error:
-        wanted = fingerprint(STAGE, VERSION, settings, inputs)
-        if there is None or not again or there.fingerprint != wanted or damaged(directory, there.outputs):
+        if there is None or not again or there.fingerprint != planned.fingerprint or damaged(directory, there.outputs):
             raise
         write_manifest(directory, there)
         many = f"{there.notes['resumable']:,} dialogues that were refused or given up could not be asked for again"

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli import build, chat, data, gain, model, publish, synthesize
+from pipeline.cli import build, chat, data, gain, model, publish, status, synthesize
 from pipeline.errors import ConfigError, PipelineError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (build, data, gain, synthesize, model, chat, publish):
+for group in (build, status, data, gain, synthesize, model, chat, publish):
     group.register(app)
 
 

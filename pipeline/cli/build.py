@@ -1,4 +1,4 @@
-"""build, convert, status: from inputs to a data set."""
+"""build, convert: from inputs to a data set."""
 
 from __future__ import annotations
 
@@ -7,44 +7,59 @@ from typing import Annotated, Any
 
 import typer
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", show_default=False)]
+from pipeline.cli.places import WRITTEN
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder or URL to write to.", show_default=False, **WRITTEN)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run every stage anew, also the finished ones.")]
 Workers = Annotated[int, typer.Option("--workers", help="Worker processes; 0: one per core.", min=0)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Events = Annotated[
+    bool, typer.Option("--json", help="Print JSON for programs; on standard error one event a line, as they come.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command(rich_help_panel="Build")(build)
     app.command(rich_help_panel="Build")(convert)
-    app.command(rich_help_panel="Build")(status)
 
 
 def build(
     config: Annotated[Path, typer.Argument(help="YAML configuration.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write to.", show_default="build/NAME")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder or URL to write to.", show_default="build/NAME", **WRITTEN),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key: --set convert.align=turns", metavar="KEY=VALUE")
     ] = None,
     fresh: Fresh = False,
     workers: Workers = 0,
-    as_json: AsJson = False,
+    as_json: Events = False,
 ) -> None:
     """The whole pipeline: ingest, convert, synthesize, data set, card, train, evaluate. Resumes where it stopped.
 
     Example: `multistream build examples/configs/demo.yaml --out build/demo`
     """
     from pipeline.build import build as run
-    from pipeline.cli import console
+    from pipeline.build import stages_of
+    from pipeline.cli import live
     from pipeline.config import load_config
 
     loaded = load_config(config, set_ or ())
     target = out or Path("build") / loaded.name
-    with console.watching() as watcher:
-        run(loaded, config.resolve().parent, target, watcher, workers, fresh)
+    with live.watching(stages_of(loaded), as_json) as watcher:
+        run(loaded, config.resolve().parent, target, watcher, workers, fresh, config, set_ or ())
+        watcher.ended(_document(target, watcher.skipped))
     _summary(target, watcher.skipped, as_json)
+
+
+def _document(out: Path, skipped: list[str]) -> dict[str, Any]:
+    """What programs are told of a finished build."""
+    from pipeline import storage
+    from pipeline.build import stage_rows
+
+    stages = {name: dict(manifest.counters) for name, manifest in stage_rows(out)}
+    return {"out": storage.shown(out), "stages": stages, "skipped": skipped}
 
 
 def _summary(out: Path, skipped: list[str], as_json: bool) -> None:
@@ -52,11 +67,10 @@ def _summary(out: Path, skipped: list[str], as_json: bool) -> None:
     from pipeline.build import stage_rows
     from pipeline.cli import console
 
-    rows = stage_rows(out)
     if as_json:
-        stages = {name: dict(manifest.counters) for name, manifest in rows}
-        console.print_json({"out": str(out), "stages": stages, "skipped": skipped})
+        console.print_json(_document(out, skipped))
         return
+    rows = stage_rows(out)
     console.stage_table(rows, skipped)
     _next_steps(out, [name for name, _ in rows])
 
@@ -113,14 +127,15 @@ def convert(
     seed: Annotated[int, typer.Option(help="Seed of the split and the shuffle.", min=0)] = 0,
     fresh: Fresh = False,
     workers: Workers = 0,
-    as_json: AsJson = False,
+    as_json: Events = False,
 ) -> None:
     """Message corpora to multi-stream records and token shards, checked and split.
 
     Example: `multistream convert examples/conversations/math_qa.jsonl --out build/math --align thinking`
     """
-    from pipeline.build import run_convert, run_dataset, run_ingest
-    from pipeline.cli import console
+    from pipeline.asked import Asked, recording
+    from pipeline.build import run_convert, run_dataset, run_ingest, stages_of
+    from pipeline.cli import live
     from pipeline.config import parse_config, source_of
 
     sources: list[dict[str, Any]] = [
@@ -139,35 +154,9 @@ def convert(
         "shards": {"test_fraction": test_fraction},
     }  # fmt: skip
     config = parse_config(value, "convert")
-    with console.watching() as watcher:
+    with live.watching(stages_of(config), as_json) as watcher, recording(out, Asked(config, Path())):
         ingest = run_ingest(config, Path(), out, fresh, watcher)
         converted = run_convert(config, out, ingest, workers, fresh, watcher)
         run_dataset(config, out, [converted], fresh, watcher)
+        watcher.ended(_document(out, watcher.skipped))
     _summary(out, watcher.skipped, as_json)
-
-
-def status(path: Annotated[Path, typer.Argument(help="Folder of a build.")], as_json: AsJson = False) -> None:
-    """What a build has finished, and whether its files are whole.
-
-    Example: `multistream status build/demo`
-    """
-    from pipeline.build import stage_rows
-    from pipeline.cli import console
-    from pipeline.errors import InputError
-    from pipeline.manifest import damaged
-
-    rows = stage_rows(path)
-    if not rows:
-        raise InputError(f"{path} holds no finished stage")
-    problems = {name: damaged(path / name, manifest.outputs) for name, manifest in rows}
-    if as_json:
-        console.print_json(
-            {name: {"counters": dict(m.counters), "seconds": m.seconds, "damaged": problems[name]} for name, m in rows}
-        )
-    else:
-        console.stage_table(rows)
-        for name, found in problems.items():
-            for problem in found:
-                console.out.print(f"{name}: {problem}")
-    if any(problems.values()):
-        raise typer.Exit(1)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.manifest import Manifest, Result
+from pipeline.manifest import Manifest
+from pipeline.storage import url_of
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -73,63 +74,6 @@ def stage_table(stages: Sequence[tuple[str, Manifest]], skipped: Iterable[str] =
     table(["stage", "in", "out", "rejected", "seconds", ""], rows)
 
 
-class ConsoleWatcher:
-    """Shows a build on standard error: a bar on a terminal, one line per stage elsewhere."""
-
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self._progress: Progress | None = None
-        self._task: Any = None
-        self._stage = ""
-
-    def stage(self, name: str) -> None:
-        """A stage begins."""
-        self._stage = name
-        if err.is_terminal:
-            columns = (
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                TextColumn("{task.completed:,}"),
-                TimeElapsedColumn(),
-            )
-            self._progress = Progress(*columns, console=err, transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task(name, total=None)
-        else:
-            err.print(f"{name} …")
-
-    def progress(self, done: int, what: str) -> None:
-        """So many more units are done."""
-        if self._progress is not None:
-            self._progress.update(self._task, advance=done, description=f"{self._stage} ({what})")
-
-    def finished(self, result: Result) -> None:
-        """A stage is done or was skipped."""
-        self.close()
-        counters = result.manifest.counters
-        if result.skipped:
-            self.skipped.append(result.directory.name)
-        did = "skipped, finished before" if result.skipped else f"{result.manifest.seconds:.1f} s"
-        books = ", ".join(f"{counters.get(side, 0):,} {side}" for side in ("in", "out", "rejected"))
-        err.print(f"{self._stage}: {books} ({did})")
-
-    def close(self) -> None:
-        """Stops the bar."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-
-@contextmanager
-def watching() -> Iterator[ConsoleWatcher]:
-    """A watcher whose bar is gone when an error is printed."""
-    watcher = ConsoleWatcher()
-    try:
-        yield watcher
-    finally:
-        watcher.close()
-
-
 @contextmanager
 def bar(description: str, total: int | None = None) -> Iterator[Any]:
     """A progress bar; gives a function that takes how many more are done."""
@@ -148,6 +92,8 @@ def bar(description: str, total: int | None = None) -> Iterator[Any]:
 
 def shown(path: Path) -> str:
     """A path as a user would type it from here."""
+    if (url := url_of(path)) is not None:
+        return url
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.places import READ
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Place = Annotated[
-    Path, typer.Argument(help="A build, a data set, a stage's folder, or one records-*.parquet.", show_default=False)
+    Path,
+    typer.Argument(help="A build, a data set, a stage's folder, or one records-*.parquet.", show_default=False, **READ),
 ]
 
 
@@ -82,7 +85,7 @@ def inspect(
 
 def validate(
     paths: Annotated[
-        list[Path], typer.Argument(help="Builds, data sets, stage folders or shards.", show_default=False)
+        list[Path], typer.Argument(help="Builds, data sets, stage folders or shards.", show_default=False, **READ)
     ],
     tokenizer: Annotated[
         str | None,
@@ -94,6 +97,7 @@ def validate(
 
     Example: `multistream validate build/demo`
     """
+    from pipeline import storage
     from pipeline.cli import console
     from pipeline.tokenization import load_tokenizer
     from pipeline.validate import validate as check
@@ -102,7 +106,7 @@ def validate(
     reports = {}
     for path in paths:
         with console.bar(f"validating {console.shown(path)}") as advance:
-            reports[str(path)] = check(path, advance, loaded)
+            reports[storage.shown(path)] = check(path, advance, loaded)
     if as_json:
         console.print_json({name: report.to_json() for name, report in reports.items()})
     else:

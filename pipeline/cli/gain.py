@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.places import READ
+
 if TYPE_CHECKING:
     from pipeline.scoring.summary import GroupGains
 
@@ -19,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def gain(
     paths: Annotated[
-        list[Path], typer.Argument(help="Builds, data sets, stage folders or shards.", show_default=False)
+        list[Path], typer.Argument(help="Builds, data sets, stage folders or shards.", show_default=False, **READ)
     ],
     model: Annotated[str, typer.Option(help="smollm2 (packaged), a folder, or a Hub id of a Llama model.")] = "smollm2",
     cue: Annotated[str, typer.Option(help="How a cut-off input is handed over: turn, ellipsis or open.")] = "turn",

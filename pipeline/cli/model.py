@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli.places import READ
+
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: --set steps=100", metavar="KEY=VALUE")
 ]
@@ -47,7 +49,7 @@ def _dataset(path: Path) -> Any:
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False)],
+    dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False, **READ)],
     model: Annotated[str, typer.Option(help="smollm2 (packaged), a folder, or a Hub id of a Llama model.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the checkpoint.", show_default=False)],
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1, show_default="200")] = None,
@@ -89,7 +91,7 @@ def train(
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of `multistream train`.", show_default=False)],
-    dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False)],
+    dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False, **READ)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.", show_default=False)],
     model: Annotated[
         str | None, typer.Option(help="The base model to compare with.", show_default="the one it was trained from")

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Build = Annotated[Path, typer.Argument(help="Folder of a build.", show_default=False)]
+from pipeline.cli.places import READ
+
+Build = Annotated[Path, typer.Argument(help="Folder of a build.", show_default=False, **READ)]
 
 
 def register(app: typer.Typer) -> None:
@@ -55,19 +57,49 @@ def push(
 
 
 def deploy(
+    runner: Annotated[str, typer.Option(help="Where shards are converted: local, ray or dask.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Address of the Ray or Dask cluster: HOST:PORT, ray://HOST:PORT, or auto for Ray."),
+    ] = None,
+    gpus: Annotated[
+        int, typer.Option(help="GPUs that each stage that loads a model asks Ray for; 0: none of Ray's.", min=0)
+    ] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Converting processes, or shards out at once on a cluster; 0: by the cores.", min=0)
+    ] = 0,
+    config: Annotated[str | None, typer.Option(help="YAML configuration.", show_default="that of prefect.yaml")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder or URL to write to.", show_default="build/NAME")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: --set convert.align=turns", metavar="KEY=VALUE")
+    ] = None,
+    cron: Annotated[str | None, typer.Option(help="Run by a cron schedule, like '0 3 * * *'.")] = None,
+    interval: Annotated[str | None, typer.Option(help="Run again and again: 90s, 30m, 6h, 1d.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Time zone of the schedule, like Europe/Berlin.", show_default="UTC")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Only this stage, as a deployment of its own flow.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the deployment.", show_default="that of the runner")] = None,
     work_pool: Annotated[
         str | None,
         typer.Option(help="Work pool of type process; made if it is not there.", show_default="that of prefect.yaml"),
     ] = None,
 ) -> None:
-    """Registers the deployment `build-multistream-dataset/local` with the Prefect server that PREFECT_API_URL names.
+    """Registers a deployment, `build-multistream-dataset/local`, with the Prefect server that PREFECT_API_URL names.
 
     Run it in the root of a checkout, which becomes the working directory of the runs. See docs/orchestration.md.
 
-    Example: `PREFECT_API_URL=http://127.0.0.1:4200/api multistream deploy`
+    Example: `PREFECT_API_URL=http://127.0.0.1:4200/api multistream deploy --config my.yaml --cron '0 3 * * *'`
     """
-    from flows.deployments import deploy_local
+    from flows.deployments import Wanted
+    from flows.deployments import deploy as register_deployment
     from pipeline.cli import console
 
-    for line in deploy_local(work_pool):
+    wanted = Wanted(
+        name, stage, work_pool, runner, address, gpus, workers, config, out, tuple(set_ or ()), cron,
+        interval, timezone,
+    )  # fmt: skip
+    for line in register_deployment(wanted):
         console.out.print(line, markup=False)

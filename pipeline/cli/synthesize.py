@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.places import WRITTEN
+
 if TYPE_CHECKING:
     from synth.stage import State
 
@@ -25,7 +27,7 @@ def synth(
             help="YAML: a build configuration with a synth section, or that section alone.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder or URL to write to.", show_default=False, **WRITTEN)],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show prompts and count what would be asked; no engine is started.")
     ] = False,

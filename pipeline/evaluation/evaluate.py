@@ -29,7 +29,7 @@ from pipeline.evaluation.report import REPORT_JSON, write_report
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.evaluation.turns import TurnsCounters, turns_grids
 from pipeline.training.control import shuffled_inputs
-from pipeline.training.files import published_directory
+from pipeline.training.files import clear_remains, published_directory, writing
 from pipeline.training.grid import (
     GridMetadata,
     TokenGrid,
@@ -119,6 +119,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Compare a checkpoint with its base model on ``dataset_dir``'s test split and publish a report as ``out_dir``.
 
+    Nobody else writes to ``out_dir`` meanwhile: what killed runs left beside it is cleared first.
     ``base_model_dir`` None is the path that the checkpoint recorded. The base model has zero stream embeddings. Both
     see every silent query. One model and one pack are in memory at a time, and a few numbers per record.
     ``progress(phase, records, total)`` is called after every pack. ``text`` is the data's tokenizer: without it calls
@@ -129,6 +130,9 @@ def evaluate(
     run = _Run(checkpoint_dir, dataset_dir, config, progress, text)
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
     base_dir = base_model_dir if base_model_dir is not None else Path(run.checkpoint.base_model)
+    if out_dir.parent.is_dir():
+        with writing(out_dir):
+            clear_remains(out_dir)
     with published_directory(out_dir, REPORT_JSON) as directory:
         before = run.losses("before", run.usable(load_base(base_dir, run.roles, run.device, config.attention)))
         model = run.trained(checkpoint_dir)

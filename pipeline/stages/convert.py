@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pipeline.conservation import recount_convert
+from pipeline import storage
+from pipeline.conservation import OUTCOMES
 from pipeline.convert import (
     ConvertConfig,
     Converter,
@@ -23,7 +26,8 @@ from pipeline.convert import (
     start_worker,
 )
 from pipeline.errors import PipelineError
-from pipeline.manifest import Output, Result, damaged, fingerprint, output_of, publish_text, run_stage
+from pipeline.manifest import Manifest, Output, Result, balance, damaged, publish_text, run_stage
+from pipeline.plan import Plan
 from pipeline.tokenization import load_tokenizer, metadata
 
 STAGE, VERSION = "convert", 1
@@ -36,6 +40,22 @@ Shard = tuple[int, Path, str]
 #: Converts shards into a directory with so many processes (0: one per core); yields number, fingerprint and result of
 #: each as it is done. The one hook of the Prefect flow, whose shards are tasks; the books are kept here either way.
 RunShards = Callable[[Sequence[Shard], Path, ConvertConfig, int], Iterator[tuple[int, str, ShardResult]]]
+
+
+def plan(ingest: Manifest, config: ConvertConfig) -> Plan:
+    """What conversion depends on. Raises TokenizerError."""
+    settings = {
+        **asdict(config),
+        "exclude_ids": sorted(config.exclude_ids),
+        "tokenizer": metadata(load_tokenizer(config.tokenizer)),
+    }
+    return Plan(STAGE, VERSION, settings, {"ingest": ingest.digest()})
+
+
+def plan_shards(ingest: Manifest, whole: Plan) -> list[Plan]:
+    """What each shard depends on, in the order of their numbers. ``whole``: the plan of the stage."""
+    units = sorted((o for o in ingest.outputs if o.path.startswith("units-")), key=lambda o: o.path)
+    return [replace(whole, inputs={Path(o.path).name: o.sha256}) for o in units]
 
 
 def convert_stage(
@@ -52,37 +72,33 @@ def convert_stage(
 
     Raises PipelineError when more than ``max_rejected_fraction`` of the units are rejected, with the commonest reasons.
     """
-    settings = {
-        **asdict(config),
-        "exclude_ids": sorted(config.exclude_ids),
-        "tokenizer": metadata(load_tokenizer(config.tokenizer)),
-    }
-    digests = {Path(o.path).name: o.sha256 for o in ingest.manifest.outputs if o.path.startswith("units-")}
+    planned = plan(ingest.manifest, config)
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         total = ShardCounts()
         outputs: list[Output] = []
         shards = ingest.manifest.paths(ingest.directory, "units-")
+        recount: Counter[str] = Counter()
         todo: list[Shard] = []
-        for number, path in enumerate(shards):
-            key = fingerprint(STAGE, VERSION, settings, {path.name: digests[path.name]})
-            done = None if fresh else _finished(directory, number, key)
+        listing = storage.files_below(directory)
+        for number, (path, shard) in enumerate(zip(shards, plan_shards(ingest.manifest, planned), strict=True)):
+            key = shard.fingerprint
+            done = None if fresh else finished_shard(directory, number, key, listing)
             if done is None:
                 todo.append((number, path, key))
             else:
-                outputs.extend(done[0])
-                total.add(done[1])
+                outputs.extend(done.outputs)
+                total.add(done.counts)
+                recount.update(done.recount)
                 if progress:
-                    progress(done[1])
+                    progress(done.counts)
         _forget(directory, {o.path for o in outputs}, {number for number, _, _ in todo}, len(shards))
         convert = run_shards or run_in_processes
         try:
             for number, key, result in convert(todo, directory, config, workers):
-                shard_outputs = [
-                    output_of(directory / name, directory, rows) for name, rows in sorted(result.files.items())
-                ]
-                _remember(directory, number, key, shard_outputs, result.counts)
-                outputs.extend(shard_outputs)
+                _remember(directory, number, key, result)
+                outputs.extend(result.outputs)
+                recount.update(result.recount)
                 total.add(result.counts)
                 if progress:
                     progress(result.counts)
@@ -93,15 +109,13 @@ def convert_stage(
             ) from error
         counters = {**asdict(total), "reject_reasons": dict(total.reject_reasons.most_common())}
         counters |= {"in": total.units, "out": total.records}
-        recount = recount_convert(ingest.directory, directory)
-        if (recount["in"], recount["records"]) != (total.units, total.records):
-            raise PipelineError(
-                f"convert counted {total.units} units and {total.records} records, on disk are {recount}"
-            )
+        shards_on_disk = len([o for o in outputs if o.path.startswith("ledger-")])
+        balance(STAGE, total=len(shards), ledgers=shards_on_disk)
+        balance(STAGE, total=recount["in"], **{outcome: recount[outcome] for outcome in OUTCOMES})
         _refuse_too_many(total, max_rejected_fraction)
-        return sorted(outputs, key=lambda o: o.path), counters, {"recount": recount}
+        return sorted(outputs, key=lambda o: o.path), counters, {"recount": dict(sorted(recount.items()))}
 
-    result = run_stage(directory, STAGE, VERSION, settings, {"ingest": ingest.manifest.digest()}, work, fresh)
+    result = run_stage(directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh)
     if result.skipped:
         _refuse_too_many(_counts(result.manifest.counters), max_rejected_fraction)
     return result
@@ -117,14 +131,27 @@ def run_in_processes(
         for number, path, key in todo:
             yield number, key, convert_shard(path, number, directory, converter)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn"), start_worker, (config,)) as pool:
-        futures = {pool.submit(convert_in_worker, path, number, directory): (number, key) for number, path, key in todo}
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (config, storage.mounts())) as pool:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the processes that start here
+        try:
+            futures = {
+                pool.submit(convert_in_worker, path, number, directory): (number, key) for number, path, key in todo
+            }
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             for future in as_completed(futures):
                 number, key = futures[future]
                 yield number, key, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(*given: Any) -> None:
+    """``start_worker`` in a process that Ctrl-C, which a terminal sends to all of a group, ends without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    start_worker(*given)
 
 
 def _refuse_too_many(total: ShardCounts, limit: float) -> None:
@@ -136,10 +163,16 @@ def _refuse_too_many(total: ShardCounts, limit: float) -> None:
         )
 
 
-def _remember(directory: Path, number: int, key: str, outputs: list[Output], counts: ShardCounts) -> None:
-    plain = {**asdict(counts), "reject_reasons": dict(counts.reject_reasons)}
-    value = {"fingerprint": key, "outputs": [asdict(o) for o in outputs], "counts": plain}
-    publish_text(directory / "shards" / f"{number:05d}.json", json.dumps(value))
+def _remember(directory: Path, number: int, key: str, result: ShardResult) -> None:
+    """Writes the note that a shard is finished, after its files."""
+    plain = {**asdict(result.counts), "reject_reasons": dict(result.counts.reject_reasons)}
+    outputs = [asdict(o) for o in result.outputs]
+    value = {"fingerprint": key, "outputs": outputs, "counts": plain, "recount": result.recount}
+    publish_text(_note(directory, number), json.dumps(value))
+
+
+def _note(directory: Path, number: int) -> Path:
+    return directory / "shards" / f"{number:05d}.json"
 
 
 def _counts(values: Mapping[str, Any]) -> ShardCounts:
@@ -151,19 +184,30 @@ def _counts(values: Mapping[str, Any]) -> ShardCounts:
 
 def _forget(directory: Path, kept: set[str], todo: set[int], shards: int) -> None:
     """Removes what runs with another configuration or input left, so that only this run's files are counted."""
-    for path in directory.glob("*.parquet"):
-        if path.name not in kept:
-            path.unlink()
-    for path in (directory / "shards").glob("*.json"):
-        if int(path.stem) in todo or int(path.stem) >= shards:
-            path.unlink()
+    there = [p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()]
+    for name in {*there, *(storage.files_below(directory) or ())}:
+        path = Path(name)
+        if path.parent == Path("shards") and path.suffix == ".json":
+            left = int(path.stem) in todo or int(path.stem) >= shards
+        else:
+            left = path.suffix == ".parquet" and name not in kept
+        if left:
+            storage.remove(directory / name)
 
 
-def _finished(directory: Path, number: int, key: str) -> tuple[list[Output], ShardCounts] | None:
+def finished_shard(
+    directory: Path, number: int, key: str, listing: Mapping[str, storage.Kept] | None, digests: bool = True
+) -> ShardResult | None:
+    """What became of a shard that is finished and whole; None of any other. ``listing``, ``digests``: of ``damaged``."""
+    note = _note(directory, number)
+    if listing is None or note.relative_to(directory).as_posix() in listing:
+        storage.pull(note)
+    else:
+        note.unlink(missing_ok=True)
     try:
-        value = json.loads((directory / "shards" / f"{number:05d}.json").read_text())
-        outputs = [Output(**o) for o in value["outputs"]]
-        counts = _counts(value["counts"])
-        return (outputs, counts) if value["fingerprint"] == key and not damaged(directory, outputs) else None
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        value = json.loads(note.read_text(encoding="utf-8"))
+        result = ShardResult([Output(**o) for o in value["outputs"]], _counts(value["counts"]), dict(value["recount"]))
+        whole = value["fingerprint"] == key and not damaged(directory, result.outputs, digests, listing)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return result if whole else None

@@ -13,11 +13,17 @@ import pyarrow.parquet as pq
 from pipeline.conservation import recount_dataset
 from pipeline.errors import PipelineError
 from pipeline.folders import INPUT_ONLY
-from pipeline.manifest import Output, Result, output_of, run_stage
+from pipeline.manifest import Manifest, Output, Result, output_of, run_stage
+from pipeline.plan import Plan
 from pipeline.shards import ShuffleConfig, shuffle_and_split
 from pipeline.tables import RECORDS, TOKENS
 
 STAGE, VERSION = "dataset", 2
+
+
+def plan(inputs: Sequence[Manifest], config: ShuffleConfig) -> Plan:
+    """What the data set depends on. ``inputs``: of conversion and synthesis."""
+    return Plan(STAGE, VERSION, asdict(config), {manifest.stage: manifest.digest() for manifest in inputs})
 
 
 def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConfig, fresh: bool = False) -> Result:
@@ -26,9 +32,12 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
     Conversations without any answer become ``directory/input_only``, records without tokens. Raises PipelineError.
     """
     named = {i.manifest.stage: i for i in inputs}
-    digests = {name: i.manifest.digest() for name, i in named.items()}
+    planned = plan([i.manifest for i in inputs], config)
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        for i in inputs:
+            for prefix in ("records-", "tokens-", "input-only-"):
+                i.fetch(prefix)
         records = {name: i.manifest.paths(i.directory, "records-") for name, i in named.items()}
         tokens = [p for i in named.values() for p in i.manifest.paths(i.directory, "tokens-")]
         all_records = [p for paths in records.values() for p in paths]
@@ -55,7 +64,7 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
         counters = {"in": total, "out": out, "rejected": 0, **recount}
         return [output_of(path, directory, rows) for path, rows in written], counters, {}
 
-    return run_stage(directory, STAGE, VERSION, asdict(config), digests, work, fresh)
+    return run_stage(directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh)
 
 
 def _token_identity(tokens: Sequence[Path]) -> tuple[dict[bytes, bytes], str]:

@@ -9,13 +9,22 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.evaluate import EvaluateConfig, TextCodec, evaluate
-from pipeline.manifest import MANIFEST, Output, Result, output_of, run_stage
+from pipeline.manifest import MANIFEST, Manifest, Output, Result, output_of, run_stage
 from pipeline.models import model_digest, quiet_transformers, resolve_model
+from pipeline.plan import Plan
 from pipeline.tokenization import TextTokenizer, TokenizerError, load_tokenizer
 from pipeline.training.grid import GridMetadata, TrainingError
 from pipeline.training.model import read_checkpoint
 
 STAGE, VERSION = "evaluate", 2
+
+
+def plan(dataset: Manifest, checkpoint: Manifest, base: Path, config: EvaluateConfig, digests: bool = True) -> Plan:
+    """What the report depends on. ``base``: the folder of the model that was fine-tuned. ``digests`` false: "" as models'."""
+    models = {"model": base, **({} if config.control is None else {"control": config.control})}
+    inputs = {"dataset": dataset.digest(), "checkpoint": checkpoint.digest()}
+    inputs |= {name: model_digest(place) if digests else "" for name, place in models.items()}
+    return Plan(STAGE, VERSION, {**asdict(config), "control": config.control is not None}, inputs)
 
 
 def evaluate_stage(
@@ -30,15 +39,11 @@ def evaluate_stage(
     """Writes ``report.md``, ``report.json`` and plots; the gate's failures are in the manifest's notes."""
     quiet_transformers()
     base = resolve_model(model)
-    inputs = {
-        "dataset": dataset.manifest.digest(),
-        "checkpoint": checkpoint.manifest.digest(),
-        "model": model_digest(base),
-    }
-    if config.control is not None:
-        inputs["control"] = model_digest(config.control)
+    planned = plan(dataset.manifest, checkpoint.manifest, base, config)
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        dataset.fetch()
+        checkpoint.fetch()
         try:
             text = text_codec(checkpoint.directory, read_checkpoint(checkpoint.directory).token_grid)
             result = evaluate(checkpoint.directory, base, dataset.directory, directory, config, progress, text)
@@ -60,8 +65,7 @@ def evaluate_stage(
             {"gate_failures": [asdict(f) for f in result.failures], "tokenizer_found": text is not None},
         )
 
-    settings = {**asdict(config), "control": config.control is not None}
-    return run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh)
+    return run_stage(directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh)
 
 
 def text_codec(checkpoint: Path, metadata: GridMetadata) -> TextCodec | None:

@@ -22,6 +22,7 @@ from pipeline.listing import InputSource as InputSource
 from pipeline.listing import find_files
 from pipeline.listing import list_files as list_files
 from pipeline.manifest import Output, Result, balance, output_of, run_stage, sha256_file
+from pipeline.plan import Plan
 from pipeline.reading import SAMPLE as SAMPLE
 from pipeline.reading import Input, Item, Reader, input_of_file, input_of_hub
 from pipeline.shards import TableWriter
@@ -45,28 +46,34 @@ class IngestConfig:
     shard_bytes: int = 8 << 20
 
 
-def ingest_stage(
-    sources: Sequence[InputSource],
-    base: Path,
-    directory: Path,
-    config: IngestConfig,
-    fresh: bool = False,
-    progress: Progress | None = None,
-) -> Result:
-    """Writes ``units-*.parquet``, and ``rejects-*.parquet`` for what cannot be used. Units in = units out + rejected.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the inputs are. ``licenses``: by pointer; ``texts``: of licences that were found; ``ignored``: files left out."""
 
-    Raises InputError where a file that was named alone cannot be read, or where nothing at all can be used.
+    plan: Plan
+    files: tuple[InputFile, ...]
+    hub: tuple[InputSource, ...]
+    candidates: Mapping[Pointer, Sequence[Candidate]]
+    licenses: Mapping[Pointer, str | None]
+    texts: Mapping[str, Mapping[str, Any]]
+    ignored: tuple[str, ...]
+
+
+def survey(sources: Sequence[InputSource], base: Path, config: IngestConfig, digests: bool = True) -> Survey:
+    """Lists the inputs and says what ingest depends on; nothing is written. ``digests`` false: inputs without them ("").
+
+    Raises InputError where nothing is named, or what was named alone cannot be read.
     """
     listings = [find_files(source, base) for source in sources if source.path is not None]
-    files = [file for listing in listings for file in listing.files]
-    hub = [source for source in sources if source.dataset is not None]
+    files = tuple(file for listing in listings for file in listing.files)
+    hub = tuple(source for source in sources if source.dataset is not None)
     if not files and not hub:
         raise InputError("no input is named")
     _refuse_twins(files)
     candidates = find_candidates(files)
-    digests = _digests(files, [c for found in candidates.values() for c in found])
-    digests |= {f"hub:{s.dataset}/{s.config or 'default'}/{s.split}": _hub_revision(s) for s in hub}
-    licenses, found_licenses = _licenses(files)
+    inputs = _digests(files, [c for found in candidates.values() for c in found], digests)
+    inputs |= {f"hub:{s.dataset}/{s.config or 'default'}/{s.split}": _hub_revision(s) if digests else "" for s in hub}
+    licenses, texts = _licenses(files)
     settings: dict[str, Any] = {
         "max_unit_bytes": config.max_unit_bytes,
         "shard_units": config.shard_units,
@@ -78,24 +85,46 @@ def ingest_stage(
         ]
         + [["hub", s.dataset, s.config, s.split, s.corpus, s.format, s.license, s.limit] for s in hub],
     }
-    ignored = [name for listing in listings for name in listing.ignored]
+    ignored = tuple(name for listing in listings for name in listing.ignored)
+    return Survey(Plan(STAGE, VERSION, settings, inputs), files, hub, candidates, licenses, texts, ignored)
+
+
+def ingest_stage(
+    sources: Sequence[InputSource],
+    base: Path,
+    directory: Path,
+    config: IngestConfig,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    rejected: Callable[[str], None] | None = None,
+) -> Result:
+    """Writes ``units-*.parquet``, and ``rejects-*.parquet`` for what cannot be used. Units in = units out + rejected.
+
+    ``progress`` gets the number of units that were read since; ``rejected`` the reason of each that cannot be used.
+    Raises InputError where a file that was named alone cannot be read, or where nothing at all can be used.
+    """
+    found = survey(sources, base, config)
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         inputs = [
             input_of_file(
-                f, licenses[f.corpus, f.pointer], candidates.get((f.corpus, f.pointer), ()), config.max_unit_bytes
+                f,
+                found.licenses[f.corpus, f.pointer],
+                found.candidates.get((f.corpus, f.pointer), ()),
+                config.max_unit_bytes,
             )
-            for f in files
+            for f in found.files
         ]
-        inputs += map(input_of_hub, hub)
-        outputs, counters, notes = _ingest(inputs, directory, config, progress)
-        notes["ignored"] = {"count": len(ignored), "names": ignored[:MOST_IGNORED]}
-        notes["licenses"] = found_licenses
-        read = {f"{f.corpus}/{f.pointer}": f.path.read for f in files if isinstance(f.path, RemoteFile)}
-        notes["sha256"] = {name: found["sha256"] for name, found in read.items() if found}
+        inputs += map(input_of_hub, found.hub)
+        outputs, counters, notes = _ingest(inputs, directory, config, progress, rejected)
+        notes["ignored"] = {"count": len(found.ignored), "names": list(found.ignored[:MOST_IGNORED])}
+        notes["licenses"] = found.texts
+        remote = {f"{f.corpus}/{f.pointer}": f.path.read for f in found.files if isinstance(f.path, RemoteFile)}
+        notes["sha256"] = {name: read["sha256"] for name, read in remote.items() if read}
         return outputs, counters, notes
 
-    return run_stage(directory, STAGE, VERSION, settings, digests, work, fresh)
+    planned = found.plan
+    return run_stage(directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh)
 
 
 def _refuse_twins(files: Sequence[InputFile]) -> None:
@@ -110,16 +139,19 @@ def _refuse_twins(files: Sequence[InputFile]) -> None:
         raise InputError(f"{file.path} and {other.path} would have one pointer, {pointer}: give them corpus names")
 
 
-def _digests(files: Sequence[InputFile], companions: Sequence[Candidate]) -> dict[str, str]:
-    """What tells the files' contents: sha256 on a disk, at a URL what its server says; of an archive as a whole."""
+def _digests(files: Sequence[InputFile], companions: Sequence[Candidate], digests: bool) -> dict[str, str]:
+    """What tells the files' contents: sha256 on a disk, at a URL what its server says; of an archive as a whole.
+
+    ``digests`` false: the same names, and nothing is read.
+    """
     found: dict[str, str] = {}
     for file in files:
         name = f"{file.corpus}/{file.container_pointer}"
         if name not in found:
-            found[name] = _digest(file.container, file.alone)
+            found[name] = _digest(file.container, file.alone) if digests else ""
     for candidate in companions:
         if candidate.listed is None:
-            found["/".join(candidate.pointer)] = _digest(candidate.place, alone=True)
+            found["/".join(candidate.pointer)] = _digest(candidate.place, alone=True) if digests else ""
     return found
 
 
@@ -166,7 +198,11 @@ def _licenses(files: Sequence[InputFile]) -> tuple[dict[Pointer, str | None], di
 
 
 def _ingest(
-    inputs: Sequence[Input], directory: Path, config: IngestConfig, progress: Progress | None
+    inputs: Sequence[Input],
+    directory: Path,
+    config: IngestConfig,
+    progress: Progress | None,
+    rejected: Callable[[str], None] | None,
 ) -> tuple[list[Output], Mapping[str, Any], dict[str, Any]]:
     rejects = directory / "rejects-00000.parquet"
     reader, books, writer = Reader(inputs, config.max_unit_bytes), _Books(), _UnitWriter(directory, config)
@@ -177,6 +213,8 @@ def _ingest(
             for item in reader.read(thing):
                 if item.code:
                     books.reject(item)
+                    if rejected:
+                        rejected(item.code)
                     refused.add(item)
                 else:
                     writer.add(item)

@@ -12,10 +12,10 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.manifest import (
     MANIFEST,
+    Manifest,
     Output,
     Result,
     damaged,
-    fingerprint,
     need_manifest,
     output_of,
     publish,
@@ -24,6 +24,7 @@ from pipeline.manifest import (
     sha256_file,
 )
 from pipeline.models import model_digest, quiet_transformers, resolve_model
+from pipeline.plan import Plan
 from pipeline.tokenization import HuggingFaceTokenizer, TokenizerError, load_tokenizer
 from pipeline.training.files import check_target
 from pipeline.training.grid import TrainingError
@@ -35,6 +36,12 @@ from pipeline.training.state import held, remove_finished, remove_states
 
 STAGE, VERSION = "train", 3
 TOKENIZER = "tokenizer.json"
+
+
+def plan(dataset: Manifest, model: str, base: Path, config: TrainConfig, digests: bool = True) -> Plan:
+    """What the checkpoint depends on. ``base``: where the name ``model`` leads. ``digests`` false: "" as the model's."""
+    settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY} | {"model": model}
+    return Plan(STAGE, VERSION, settings, {"dataset": dataset.digest(), "model": model_digest(base) if digests else ""})
 
 
 def train_stage(
@@ -54,10 +61,10 @@ def train_stage(
     with _said():
         check_target(directory, CHECKPOINT_FILE)
     base = resolve_model(model)
-    inputs = {"dataset": dataset.manifest.digest(), "model": model_digest(base)}
-    settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY} | {"model": model}
+    planned = plan(dataset.manifest, model, base, config)
 
     def trained() -> TrainResult:
+        dataset.fetch()
         with _said():
             return train(
                 dataset.directory,
@@ -93,14 +100,16 @@ def train_stage(
         return [output_of(p, directory) for p in files], counters, notes
 
     if rank() == 0:
-        result = run_stage(directory, STAGE, VERSION, settings, inputs, work, fresh, replaces=True)
+        result = run_stage(
+            directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh, replaces=True
+        )
         with _said():
             remove_finished(directory)
         meet()
         return result
     there = read_manifest(directory)
-    wanted = fingerprint(STAGE, VERSION, settings, inputs)
-    skipped = there is not None and there.fingerprint == wanted and not fresh and not damaged(directory, there.outputs)
+    same = there is not None and there.fingerprint == planned.fingerprint
+    skipped = there is not None and same and not fresh and not damaged(directory, there.outputs)
     if not skipped:
         trained()
         meet()

@@ -64,6 +64,8 @@ def clear_remains(out_dir: Path) -> None:
         if (work / "new").is_dir() or (work / "old").is_dir():
             _put_back(work, out_dir)
             shutil.rmtree(work)
+        elif work.is_dir() and not any(work.iterdir()):
+            work.rmdir()
 
 
 def _put_back(work: Path, out_dir: Path) -> None:

@@ -54,7 +54,7 @@ class VllmEngine(Closing):
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         started = time.monotonic()
-        import psutil  # type: ignore[import-untyped]  # vLLM needs it itself
+        import psutil
         from vllm import LLM, __version__
         from vllm.lora.request import LoRARequest
         from vllm.platforms import current_platform

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
+import pytest
 from conversation_cases import QUICK, Case, call, cases, message, result, tables_of, talk, told
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.records import to_json
-from pipeline.stats import RecordStats
+from pipeline.stats import RecordStats, Shares
 from pipeline.tokenization import TextTokenizer
 
 
@@ -61,6 +63,42 @@ def test_rows_saved_are_against_turns_of_the_same_conversation(smollm2: TextToke
     saved = round(1 - summary["rows"] / summary["rows_under_turns"], 4)
     assert summary["rows_saved_fraction"] == {"all": saved, "median": saved, "p75": saved, "best": saved}
     assert (summary["overlapped_records"], summary["policies"]) == (1, {"tools_async": 1})
+
+
+@QUICK
+@given(st.lists(cases, min_size=2, max_size=4), st.integers(1, 3))
+def test_merged_statistics_are_those_of_all_records(smollm2: TextTokenizer, batch: list[Case], cut: int) -> None:
+    tables = [told(case, smollm2)[0].records for case in batch]
+    whole, merged, second = RecordStats(), RecordStats(), RecordStats()
+    for i, table in enumerate(tables):
+        whole.add(table)
+        (merged if i < cut else second).add(table)
+    merged.merge(second)
+    assert merged == whole
+    assert merged.summary() == whole.summary()
+
+
+@QUICK
+@given(st.lists(st.floats(-5, 1), min_size=1, max_size=60), st.integers(0, 60))
+def test_quantiles_of_shares_are_numpys_to_four_digits(values: list[float], cut: int) -> None:
+    first, second = Shares(), Shares()
+    first.add(np.array(values[:cut]))
+    second.add(np.array(values[cut:]))
+    first.merge(second)
+    at = [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert first.quantiles(at) == pytest.approx(np.quantile(values, at).tolist(), abs=1.1e-3)
+    positive = [v for v in values if v >= 0]
+    shares = Shares()
+    shares.add(np.array(positive))
+    assert shares.quantiles(at) == pytest.approx(np.quantile(positive or [0.0], at).tolist(), abs=1.1e-4)
+
+
+def test_shares_take_no_more_memory_for_more_records() -> None:
+    shares = Shares()
+    for seed in range(20):
+        shares.add(np.random.default_rng(seed).random(10_000))
+    assert sum(shares.counts.values()) == 200_000
+    assert len(shares.counts) <= 10_001
 
 
 def test_no_records_are_no_trouble(smollm2: TextTokenizer) -> None:
