@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import folders
+from pipeline.claim import claimed
 from pipeline.errors import InputError
-from pipeline.manifest import fetch, publish_text, read_manifest
+from pipeline.manifest import fetch, publish_text, read_manifest, remove_temporaries
 from pipeline.stats import RecordStats, stats_of
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data_cards"
@@ -23,12 +24,18 @@ _SIZES = (
 
 
 def write_card(out: Path, title: str) -> Path:
-    """Writes ``README.md`` beside the final shards of a build. Raises InputError where there is no data set."""
+    """Writes ``README.md`` beside the final shards of a build, and clears what killed runs left of one.
+
+    Raises InputError where there is no data set, PipelineError where another run writes there.
+    """
     card = out / folders.DATASET / "README.md"
     for name in (folders.DATASET, folders.REPORT):
         if (manifest := read_manifest(out / name)) is not None:
             fetch(out / name, manifest.outputs)
-    publish_text(card, render_card(out, title))
+    text = render_card(out, title)
+    with claimed(card.parent):
+        remove_temporaries(card.parent)
+        publish_text(card, text)
     return card
 
 

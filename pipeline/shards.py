@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,15 @@ from pipeline.manifest import publish
 
 #: A row group is written once it holds so many bytes in memory.
 ROW_GROUP_BYTES = 16 << 20
+
+#: The shuffle sorts so many bytes in memory; more are dealt to ``2**FAN_BITS`` buckets, each an open file, so many bytes
+#: at a time.
+BUCKET_BYTES, FAN_BITS, DEAL_BYTES = 32 << 20, 6, 8 << 20
+
+#: Rows that are read and written at a time.
+CHUNK_ROWS = 1024
+
+IntArray = npt.NDArray[np.int64]
 
 
 class TableWriter:
@@ -31,8 +42,10 @@ class TableWriter:
     def write(self, table: pa.Table) -> None:
         """Appends rows."""
         if table.num_rows:
-            self._waiting.append(table.replace_schema_metadata(self._schema.metadata))
-            self._bytes += table.nbytes
+            table = table.combine_chunks().replace_schema_metadata(self._schema.metadata)
+            self._waiting.append(table)
+            # Unlike nbytes this depends on the values alone, not on how the table came to be.
+            self._bytes += sum(map(pa.ipc.get_record_batch_size, table.to_batches()))
             if self._bytes >= ROW_GROUP_BYTES:
                 self._flush()
 
@@ -109,26 +122,23 @@ def shuffle_and_split(
 ) -> list[tuple[Path, int]]:
     """Shuffles aligned tables (the same records in the same order) over ``out/{train,test}/NAME-i-of-n.parquet``.
 
-    ``train``: the folder of what is not in the test split.
+    ``train``: the folder of what is not in the test split. ``scratch``: a folder on a local disk.
 
-    Rows are dealt to buckets by ranges of their key, then each bucket is sorted: memory is bounded by one shard, and the
-    result depends on the records and the seed alone. Returns the files with their rows.
+    Rows are dealt to buckets by ranges of their key until a bucket fits in memory, where it is sorted: memory and the
+    number of open files are bounded whatever the number and the size of the records, and the result depends on the
+    records and the seed alone. Returns the files with their rows.
     """
     limit, totals = _plan_split(next(iter(tables.values())), config)
-    shards = {split: max(1, -(-total // config.shard_rows)) for split, total in totals.items() if total}
+    scratch.mkdir(parents=True, exist_ok=True)
+    counts = {split: max(1, -(-total // config.shard_rows)) for split, total in totals.items() if total}
     written: list[tuple[Path, int]] = []
     for name, paths in tables.items():
-        buckets = _deal(name, paths, schemas[name], scratch, shards, limit, config)
-        for split, count in shards.items():
-            for i in range(count):
-                path = out / (train if split == "train" else split) / f"{name}-{i:05d}-of-{count:05d}.parquet"
-                table = _sorted_bucket(buckets[split][i], schemas[name], config)
-                with publish(path) as temporary:
-                    writer = TableWriter(temporary, schemas[name])
-                    for start in range(0, table.num_rows, 1024):
-                        writer.write(table.slice(start, 1024))
-                    writer.close()
-                written.append((path, table.num_rows))
+        dealt = _deal_splits(paths, schemas[name], scratch, limit, config) if len(counts) > 1 else None
+        for split, count in counts.items():
+            mine = _read_shards(paths, schemas[name]) if dealt is None else _stored(dealt[split])
+            ordered = _in_order(mine, schemas[name], scratch / split, config)
+            folder = out / (train if split == "train" else split)
+            written += _write_shards(ordered, schemas[name], folder, name, count)
     return written
 
 
@@ -161,41 +171,154 @@ def _plan_split(paths: list[Path], config: ShuffleConfig) -> tuple[np.uint64, di
     return limit, {"train": total - test, "test": test}
 
 
+#: Rows and their keys.
+Keyed = tuple[pa.Table, npt.NDArray[np.uint64]]
+
+
+def _read_shards(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(CHUNK_ROWS):
+            yield pa.Table.from_batches([batch]).cast(schema)
+
+
+def _stored(path: Path) -> Iterator[pa.Table]:
+    """The tables of a bucket, which is gone then."""
+    if path.exists():
+        with pa.OSFile(str(path), "rb") as file:
+            reader = pa.ipc.open_file(file)
+            for i in range(reader.num_record_batches):
+                yield pa.Table.from_batches([reader.get_batch(i)])
+        path.unlink()
+
+
+def _gathered(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of about ``size`` bytes or more."""
+    waiting: list[pa.Table] = []
+    held = 0
+    for table in tables:
+        waiting.append(table)
+        held += table.nbytes
+        if held >= size:
+            yield pa.concat_tables(waiting)
+            waiting, held = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
 def _deal(
-    name: str,
-    paths: list[Path],
-    schema: pa.Schema,
-    scratch: Path,
-    shards: dict[str, int],
-    limit: np.uint64,
-    config: ShuffleConfig,
-) -> dict[str, list[Path]]:
-    buckets = {split: [scratch / f"{name}-{split}-{i}.arrow" for i in range(count)] for split, count in shards.items()}
-    scratch.mkdir(parents=True, exist_ok=True)
+    tables: Iterable[pa.Table], schema: pa.Schema, paths: Sequence[Path], bucket: Callable[[pa.Table], IntArray]
+) -> None:
+    """Writes every row to the bucket that ``bucket`` says, in the order in which rows come."""
     with ExitStack() as stack:
-        writers = {
-            path: stack.enter_context(pa.ipc.new_file(stack.enter_context(pa.OSFile(str(path), "wb")), schema))
-            for paths_of_split in buckets.values()
-            for path in paths_of_split
-        }
-        for path in paths:
-            for batch in pq.ParquetFile(path).iter_batches(1024):
-                table = pa.Table.from_batches([batch]).cast(schema)
-                test = group_hashes(table.column("group").to_pylist(), config) < limit
-                keys = shuffle_keys(table.column("id").to_pylist(), config)
-                for split, count in shards.items():
-                    mine = np.flatnonzero(test == (split == "test"))
-                    bucket = (keys[mine] >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)
-                    for i in np.unique(bucket).tolist():
-                        writers[buckets[split][i]].write_table(table.take(pa.array(mine[bucket == i])))
+        writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
+        for table in _gathered(tables, DEAL_BYTES):
+            number = bucket(table)
+            order = np.argsort(number, kind="stable")
+            found, starts = np.unique(number[order], return_index=True)
+            rows = table.take(pa.array(order)).combine_chunks()
+            for i, start, end in zip(found.tolist(), starts, [*starts[1:], len(order)], strict=True):
+                if i not in writers:
+                    file = stack.enter_context(pa.OSFile(str(paths[i]), "wb"))
+                    writers[i] = stack.enter_context(pa.ipc.new_file(file, schema))
+                writers[i].write_table(rows.slice(start, end - start))
+
+
+def _deal_splits(
+    paths: Sequence[Path], schema: pa.Schema, scratch: Path, limit: np.uint64, config: ShuffleConfig
+) -> dict[str, Path]:
+    def is_test(table: pa.Table) -> IntArray:
+        return (group_hashes(table.column("group").to_pylist(), config) < limit).astype(np.int64)
+
+    buckets = {split: scratch / f"all-{split}" for split in ("train", "test")}
+    _deal(_read_shards(paths, schema), schema, list(buckets.values()), is_test)
     return buckets
 
 
-def _sorted_bucket(path: Path, schema: pa.Schema, config: ShuffleConfig) -> pa.Table:
-    with pa.OSFile(str(path), "rb") as file:
-        table = pa.ipc.open_file(file).read_all()
-    path.unlink()
+def _in_order(
+    tables: Iterable[pa.Table], schema: pa.Schema, name: Path, config: ShuffleConfig, depth: int = 0
+) -> Iterator[Keyed]:
+    """The rows in the order of their keys. What does not fit in memory is dealt to ``2**FAN_BITS`` buckets first, by the
+    next bits of the key, and each of them is put in order by itself. ``name``: what the buckets' names begin with."""
+    tables = iter(tables)
+    held: list[pa.Table] = []
+    size = 0
+    last = FAN_BITS * (depth + 1) > 64
+    for table in tables:
+        held.append(table)
+        size += table.nbytes
+        if size > BUCKET_BYTES and not last:
+            break
+    else:
+        if held:
+            whole = pa.concat_tables(held)
+            held.clear()
+            yield _sorted(whole, config)
+        return
+
+    def bits(table: pa.Table) -> IntArray:
+        keys = shuffle_keys(table.column("id").to_pylist(), config)
+        return (keys >> np.uint64(64 - FAN_BITS * (depth + 1)) & np.uint64(2**FAN_BITS - 1)).astype(np.int64)
+
+    def rest() -> Iterator[pa.Table]:
+        while held:
+            yield held.pop(0)
+        yield from tables
+
+    buckets = [name.with_name(f"{name.name}-{i:02d}") for i in range(2**FAN_BITS)]
+    _deal(rest(), schema, buckets, bits)
+    for path in buckets:
+        yield from _in_order(_stored(path), schema, path, config, depth + 1)
+
+
+def _sorted(table: pa.Table, config: ShuffleConfig) -> Keyed:
     ids = table.column("id").to_pylist()
     keys = shuffle_keys(ids, config)
-    order = sorted(range(len(ids)), key=lambda i: (int(keys[i]), ids[i]))
-    return table.take(pa.array(order, pa.int64())).combine_chunks()
+    order = np.array(
+        sorted(range(len(ids)), key=list(zip(keys.tolist(), ids, strict=True)).__getitem__), dtype=np.int64
+    )
+    return table.take(pa.array(order)), keys[order]
+
+
+def _write_shards(
+    ordered: Iterable[Keyed], schema: pa.Schema, folder: Path, name: str, count: int
+) -> list[tuple[Path, int]]:
+    """Cuts the order into shards, by ranges of the key; every shard is written, also one that gets no row."""
+    groups = itertools.groupby(_by_shard(ordered, count), key=itemgetter(0))
+    ready = next(groups, None)
+    written = []
+    for i in range(count):
+        path = folder / f"{name}-{i:05d}-of-{count:05d}.parquet"
+        rows = 0
+        with publish(path) as temporary:
+            writer = TableWriter(temporary, schema)
+            if ready is not None and ready[0] == i:
+                for chunk in _chunks(table for _, table in ready[1]):
+                    writer.write(chunk)
+                    rows += chunk.num_rows
+                ready = next(groups, None)
+            writer.close()
+        written.append((path, rows))
+    return written
+
+
+def _chunks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ``CHUNK_ROWS``, the last one shorter."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        while rows >= CHUNK_ROWS:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, CHUNK_ROWS)
+            waiting, rows = [whole.slice(CHUNK_ROWS)], rows - CHUNK_ROWS
+    if rows:
+        yield pa.concat_tables(waiting)
+
+
+def _by_shard(ordered: Iterable[Keyed], count: int) -> Iterator[tuple[int, pa.Table]]:
+    for table, keys in ordered:
+        shard = (keys >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)
+        found, starts = np.unique(shard, return_index=True)
+        for i, start, end in zip(found.tolist(), starts, [*starts[1:], len(keys)], strict=True):
+            yield i, table.slice(start, end - start)

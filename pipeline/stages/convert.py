@@ -30,7 +30,7 @@ from pipeline.manifest import Manifest, Output, Result, balance, damaged, publis
 from pipeline.plan import Plan
 from pipeline.tokenization import load_tokenizer, metadata
 
-STAGE, VERSION = "convert", 1
+STAGE, VERSION = "convert", 2
 
 Progress = Callable[[ShardCounts], None]
 

@@ -18,7 +18,7 @@ from pipeline.plan import Plan
 from pipeline.shards import ShuffleConfig, shuffle_and_split
 from pipeline.tables import RECORDS, TOKENS
 
-STAGE, VERSION = "dataset", 2
+STAGE, VERSION = "dataset", 3
 
 
 def plan(inputs: Sequence[Manifest], config: ShuffleConfig) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -44,13 +43,13 @@ def test_copies_are_as_many_different_records_as_asked_for_in_the_formats_of_the
 
 
 def test_the_memory_of_a_run_is_that_of_all_its_processes(tmp_path: Path) -> None:
-    inner = "import time; held = b'x' * (80 << 20); time.sleep(0.6)"
+    inner = "import time; held = b'x' * (80 << 20); time.sleep(1)"
     outer = f"import subprocess, sys; held = b'x' * (40 << 20); subprocess.run([sys.executable, '-c', {inner!r}])"
     watch = watched([sys.executable, "-c", outer], tmp_path / "out", tmp_path, every=0.02)
     peak = watch.peaks["ingest"]
     assert 80 << 20 < peak.children == peak.process < 120 << 20
     assert peak.tree > 120 << 20
-    assert abs(watch.kernel - peak.process) < 20 << 20
+    assert watch.kernel >= peak.process
 
 
 def test_a_run_that_fails_is_told(tmp_path: Path) -> None:
@@ -59,12 +58,8 @@ def test_a_run_that_fails_is_told(tmp_path: Path) -> None:
 
 
 def test_a_stage_is_over_when_its_manifest_is_there(tmp_path: Path) -> None:
-    script = (
-        "import pathlib, time\n"
-        f"for name in ('ingest', 'convert', 'dataset'):\n"
-        f"    folder = pathlib.Path({json.dumps(str(tmp_path))}) / 'out' / name\n"
-        "    folder.mkdir(parents=True); time.sleep(0.3); (folder / 'manifest.json').touch()\n"
-        "time.sleep(0.3)"
-    )
-    watch = watched([sys.executable, "-c", script], tmp_path / "out", tmp_path, every=0.02)
-    assert all(peak.samples for peak in watch.peaks.values())
+    done = tmp_path / "out" / "ingest" / "manifest.json"
+    done.parent.mkdir(parents=True)
+    done.touch()
+    watch = watched([sys.executable, "-c", "import time; time.sleep(0.2)"], tmp_path / "out", tmp_path, every=0.02)
+    assert [name for name, peak in watch.peaks.items() if peak.samples] == ["convert"]

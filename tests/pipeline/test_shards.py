@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import resource
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +18,7 @@ from conversation_cases import QUICK, message, tables_of, talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import shards
 from pipeline.conversation import Source
 from pipeline.records import Clock, Tables, token_grid_metadata
 from pipeline.shards import ShuffleConfig, TableWriter, shuffle_and_split
@@ -176,6 +179,33 @@ def test_many_shards_out_of_core_hold_about_as_many_rows_as_asked(pool: Tables, 
     for f in files:
         beside = f.with_name(f.name.replace("records-", "tokens-t-"))
         assert pq.read_table(f).column("id").equals(pq.read_table(beside).column("id"))
+
+
+@pytest.mark.parametrize(("bucket", "bits", "deal"), [(1, 1, 1), (5000, 2, 1), (5000, 6, 1 << 20), (20_000, 3, 4000)])
+def test_the_bytes_do_not_depend_on_how_much_is_held_in_memory(
+    pool: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: int, bits: int, deal: int
+) -> None:
+    records, tokens = grouped(pool, range(60))
+    config = ShuffleConfig(0, 0.2, shard_rows=7)
+    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 3000)
+    monkeypatch.setattr(shards, "CHUNK_ROWS", 3)
+    whole = split(records, tokens, tmp_path / "whole", config)
+    for name, value in {"BUCKET_BYTES": bucket, "FAN_BITS": bits, "DEAL_BYTES": deal}.items():
+        monkeypatch.setattr(shards, name, value)
+    assert digests(split(records, tokens, tmp_path / "dealt", config, [13, 50])) == digests(whole)
+
+
+def test_no_more_files_are_open_for_more_shards(pool: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, tokens = grouped(pool, range(60))
+    monkeypatch.setattr(shards, "BUCKET_BYTES", 1)
+    monkeypatch.setattr(shards, "FAN_BITS", 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    try:
+        out = split(records, tokens, tmp_path, ShuffleConfig(0, 0.2, shard_rows=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(read(out, "records")) == sorted(records.column("id").to_pylist())
 
 
 def test_every_shard_has_the_one_schema_whatever_it_holds(pool: Tables, smollm2: TextTokenizer, tmp_path: Path) -> None:
