@@ -61,10 +61,15 @@ def claimed(directory: Path) -> Iterator[None]:
 
 
 def _lock(descriptor: int, directory: Path) -> None:
-    try:
-        free = lock_descriptor(descriptor, blocking=False)
-    except OSError as error:
-        raise PipelineError(f"cannot lock {directory}: {error.strerror or error}") from error
+    free = False
+    for _ in range(3):  # who only looks whether it is held (``is_held``) holds it for a moment
+        try:
+            free = lock_descriptor(descriptor, blocking=False)
+        except OSError as error:
+            raise PipelineError(f"cannot lock {directory}: {error.strerror or error}") from error
+        if free:
+            break
+        time.sleep(0.02)
     if not free:
         raise PipelineError(
             f"another run is writing to {storage.shown(directory)}: wait for it, or choose another folder"

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from prefect import flow, task
+from prefect.client.schemas.objects import TaskRun
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.build import build_multistream_dataset
+from flows.build import FLOWS, build_multistream_dataset
+from flows.runners import each
+from flows.stages import stage_task
 from pipeline import folders
 from pipeline.build import build
-from pipeline.cli.console import ConsoleWatcher
+from pipeline.cli.board import Board
 from pipeline.config import ConfigError, load_config
-from pipeline.errors import InputError
-from pipeline.manifest import Manifest, Output, Result, read_manifest, sha256_file
+from pipeline.errors import InputError, PipelineError
+from pipeline.manifest import read_manifest, sha256_file
 from tests.synth.endpoint import Endpoint
 from tests.synth.scripted import speak
 
@@ -45,16 +55,22 @@ def artifact(key: str) -> Any:
     return found
 
 
-def task_run_names(state: Any) -> list[str]:
-    """The names of a run's tasks. Task runs reach the server as events, a little later than the run's end."""
+def task_runs(state: Any) -> list[TaskRun]:
+    """The tasks of a run and its subflows. Task runs reach the server as events, a little later than the run's end."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
     from prefect.events.worker import EventsWorker
 
     EventsWorker.drain_all()
-    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    parent = state.state_details.flow_run_id
+    below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent]))
     with get_client(sync_client=True) as client:
-        return sorted(r.name for r in client.read_task_runs(flow_run_filter=wanted))
+        runs = [parent, *(run.id for run in client.read_flow_runs(flow_run_filter=below))]
+        return list(client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=runs))))
+
+
+def task_run_names(state: Any) -> list[str]:
+    return sorted(run.name for run in task_runs(state))
 
 
 def test_the_flow_writes_the_bytes_that_build_writes_and_then_skips_them(
@@ -62,7 +78,7 @@ def test_the_flow_writes_the_bytes_that_build_writes_and_then_skips_them(
 ) -> None:
     config = write_config()
     plain, flowed = tmp_path / "plain", tmp_path / "flowed"
-    build(load_config(config), config.parent, plain, ConsoleWatcher(), workers=1)
+    build(load_config(config), config.parent, plain, Board(), workers=1)
 
     state = run(config=str(config), out=str(flowed), workers=2)
     assert state.is_completed(), state.message
@@ -73,6 +89,10 @@ def test_the_flow_writes_the_bytes_that_build_writes_and_then_skips_them(
     assert [(r["stage"], r["skipped"]) for r in rows] == [("ingest", "no"), ("convert", "no"), ("dataset", "no")]
     assert rows[0]["in"] == rows[0]["out"] == 72
     assert {"convert shard 0", "convert shard 1", "convert shard 2"} <= set(task_run_names(state))
+    assert state.message == f"data set: {flowed}/dataset; look at it: multistream view {flowed}"
+    assert artifact("progress-convert").data == 100.0
+    assert artifact("progress-convert").description.startswith("convert: 72 in, 72 out, 0 rejected (")
+    assert (flowed / folders.DATASET / "README.md").as_uri() in artifact("link-card").data
 
     before = {p: p.stat().st_mtime_ns for p in flowed.rglob("*.parquet")}
     state = run(config=str(config), out=str(flowed), workers=2)
@@ -122,33 +142,111 @@ def test_an_unknown_key_and_too_many_rejects_fail_the_run(write_config: WriteCon
     assert [r["stage"] for r in json.loads(artifact("stage-table").data)] == ["ingest"]
 
 
-def test_a_failed_gate_fails_the_run_after_the_report_is_published(
-    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_stage_is_a_flow_of_its_own_that_needs_the_one_before_it(
+    write_config: WriteConfig, tmp_path: Path
 ) -> None:
-    """Training and evaluation are stubs here; the gate's verdict and the report are theirs to write."""
-    config, out = write_config(), tmp_path / "out"
-    failures = [{"check": "min_improvement", "message": "held-out loss rose by 0.1"}]
+    config, out, whole = write_config(), tmp_path / "out", tmp_path / "whole"
+    build(load_config(config), config.parent, whole, Board(), workers=1)
+    given: dict[str, Any] = {"config": str(config), "out": str(out)}
 
-    def stage(name: str, notes: dict[str, Any]) -> Result:
-        place = out / name
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "report.md").write_text("# Report\n\n![loss](loss.png)\n")
-        outputs: tuple[Output, ...] = ()
-        return Result(place, Manifest(name, 1, "", {}, {}, outputs, {"in": 1, "out": 1}, 0.0, notes), skipped=False)
-
-    def train(*_: Any) -> Result:
-        return stage(folders.CHECKPOINT, {})
-
-    def evaluate(*_: Any) -> Result:
-        return stage(folders.REPORT, {"gate_failures": failures})
-
-    monkeypatch.setattr("flows.build.train", train)
-    monkeypatch.setattr("flows.build.evaluate", evaluate)
-    state = run(config=str(config), out=str(out), overrides=["train={steps: 1}"])
+    state = FLOWS["convert"](**given, return_state=True)
     assert state.is_failed()
-    assert state.message == "the evaluation's gate failed: held-out loss rose by 0.1"
-    assert artifact("evaluation-report").data == f"# Report\n\nloss: `{out / folders.REPORT / 'loss.png'}`\n"
-    assert read_manifest(out / folders.DATASET) is not None
+    assert state.message == (
+        f"{out / 'ingest'} holds no finished stage: run multistream-ingest first, or the whole build"
+    )
+    state = FLOWS["train"](**given, return_state=True)
+    assert state.is_failed()
+    assert "the configuration asks for no train" in state.message
+
+    for stage in ("ingest", "convert", "dataset"):
+        state = FLOWS[stage](**given, return_state=True)
+        assert state.is_completed(), state.message
+        assert state.message.startswith("72 in, 72 out, 0 rejected (")
+    assert parquet_digests(out) == parquet_digests(whole)
+
+
+def test_a_killed_process_is_made_up_for_and_its_shards_are_tried_again(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    config, out, whole = write_config(shard_units=120, copies=10), tmp_path / "out", tmp_path / "whole"
+    build(load_config(config), config.parent, whole, Board(), workers=2)
+    killed: list[int] = []
+
+    def kill_one_at_work() -> None:
+        children = {child.pid for child in psutil.Process().children(recursive=True)}
+        begun = {int(path.name.rsplit(".", 2)[1]) for path in (out / folders.CONVERT).glob(".*.tmp")}
+        for pid in begun & children:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+            return
+
+    def watch() -> None:
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            kill_one_at_work()
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=watch)
+    killer.start()
+    state = run(config=str(config), out=str(out), workers=2)
+    killer.join()
+    assert killed
+    assert state.is_completed(), state.message
+    assert parquet_digests(out) == parquet_digests(whole)
+    assert not list(out.rglob("*.tmp"))
+    assert any(one.run_count > 1 for one in task_runs(state) if one.name.startswith("convert shard"))
+
+
+def test_errors_that_may_pass_are_tried_again_and_others_are_not() -> None:
+    tried: list[str] = []
+
+    def fail_once() -> int:
+        tried.append("passing")
+        if len(tried) == 1:
+            raise ConnectionResetError("gone")
+        return 1
+
+    def fail() -> int:
+        tried.append("lasting")
+        raise PipelineError("mend it")
+
+    @flow(persist_result=False)
+    def both() -> list[str]:
+        assert stage_task("passing", fail_once)() == 1
+        with pytest.raises(PipelineError, match="mend it"):
+            stage_task("lasting", fail)()
+        return list(tried)
+
+    assert both() == ["passing", "passing", "lasting"]
+
+
+def test_work_of_a_lost_worker_is_submitted_again() -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    tried: list[int] = []
+
+    @task(persist_result=False)
+    def lost_once(item: int) -> int:
+        tried.append(item)
+        if tried.count(item) == 1 and item == 2:
+            raise exceptions.WorkerCrashedError()
+        return 10 * item
+
+    @flow(persist_result=False)
+    def some() -> dict[int, int]:
+        with ThreadPoolTaskRunner[int](2) as runner:
+            return dict(each([1, 2, 3], lambda item: runner.submit(lost_once, {"item": item}), lambda: 2))
+
+    assert some() == {1: 10, 2: 20, 3: 30}
+    assert sorted(tried) == [1, 2, 2, 3]
+
+
+def test_dask_writes_the_same_bytes(write_config: WriteConfig, tmp_path: Path) -> None:
+    pytest.importorskip("prefect_dask")
+    config, out, whole = write_config(), tmp_path / "out", tmp_path / "whole"
+    build(load_config(config), config.parent, whole, Board(), workers=1)
+    state = run(config=str(config), out=str(out), runner="dask", workers=2)
+    assert state.is_completed(), state.message
+    assert parquet_digests(out) == parquet_digests(whole)
 
 
 def test_what_synthesis_came_to_is_an_artifact(write_config: WriteConfig, tmp_path: Path) -> None:
