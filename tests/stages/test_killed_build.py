@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from benchmarks import kill, landing
 from benchmarks.victim import Size, Victim
 from pipeline import folders
+from pipeline.card import write_card
+from pipeline.convert import ConvertConfig
+from pipeline.shards import ShuffleConfig
+from pipeline.stages.convert import convert_stage
+from pipeline.stages.dataset import dataset_stage
+from pipeline.stages.ingest import IngestConfig, InputSource, ingest_stage
 
 AIMS = (folders.INGEST, folders.CONVERT, folders.SYNTH, folders.DATASET, folders.CHECKPOINT, folders.REPORT)
 SMALL = Size(units=600, shard_units=60, shard_rows=60, samples=8, steps=8, heldout=4, control=False)
+
+
+def test_what_a_killed_run_left_of_a_card_goes_with_the_next_one(tmp_path: Path) -> None:
+    source = tmp_path / "math.jsonl"
+    source.write_text("".join(f'{{"question": "What is {i} and 1?", "answer": "#### {i + 1}"}}\n' for i in range(4)))
+    ingest = ingest_stage([InputSource(path=str(source))], Path(), tmp_path / "out" / "ingest", IngestConfig())
+    convert = convert_stage(ingest, tmp_path / "out" / "convert", ConvertConfig(), workers=1)
+    dataset_stage([convert], tmp_path / "out" / "dataset", ShuffleConfig())
+    (tmp_path / "out" / "dataset" / ".README.md.7.tmp").write_text("# Half a ca")
+    card = write_card(tmp_path / "out", "Sums")
+    assert "# Sums" in card.read_text()
+    assert landing.remains(tmp_path / "out", folders.STAGES) == []
 
 
 @pytest.fixture(scope="module")

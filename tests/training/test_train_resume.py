@@ -167,7 +167,7 @@ def test_a_second_run_on_the_same_target_is_refused(tmp_path: Path, base: Path, 
 
 
 def test_what_a_killed_publication_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".out.abcdefgh/new", ".out.ijklmnop/old", ".out.mine", ".outer.abcdefgh/new"):
+    for name in (".out.abcdefgh/new", ".out.ijklmnop/old", ".out.qrstuvwx", ".out.mine", ".outer.abcdefgh/new"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / ".out.ijklmnop/old/kept").write_text("")
     clear_remains(tmp_path / "out")
