@@ -21,10 +21,11 @@ from pipeline.watching import Watcher as Watcher
 from pipeline.watching import tell_part, tell_rejected
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.evaluate import EvaluateConfig
+    from pipeline.evaluation.settings import EvaluateConfig
     from pipeline.stages.convert import RunShards
     from pipeline.training.settings import TrainConfig
     from synth.config import SynthConfig
+    from synth.shards import RunShards as AskShards
 
 
 class GateError(PipelineError):
@@ -153,26 +154,37 @@ def run_convert(
     return result
 
 
-def run_synthesize(config: BuildConfig, base: Path, out: Path, fresh: bool, watcher: Watcher) -> Result | None:
-    """Stage 3: new dialogues from a chat model; None if the configuration asks for none."""
+def run_synthesize(
+    config: BuildConfig,
+    base: Path,
+    out: Path,
+    fresh: bool,
+    watcher: Watcher,
+    run_shards: AskShards | None = None,
+) -> Result | None:
+    """Stage 3: new dialogues from a chat model; None if the configuration asks for none.
+
+    ``run_shards``: who asks for shards (``synth.shards.RunShards``), where it is not this machine's processes.
+    """
     if config.synth is None:
         return None
     from synth.errors import SynthError
     from synth.stage import ResumeError, State, synthesize_stage
 
     watcher.stage(folders.SYNTH)
-    told, begun = 0, False
+    told, part = 0, ""
     rejected: Counter[str] = Counter()
 
     def progress(state: State) -> None:
-        nonlocal told, begun
-        if not begun:
+        nonlocal told, part
+        what, done = ("dialogues asked", state.usage.finished) if state.in_shards else ("dialogues", state.done)
+        if part != what:
             tell_part(watcher, state.asked)
-            begun = True
+            told, part = 0, what
         speed = state.usage.tokens_per_second
-        watcher.progress(state.done - told, "dialogues" + (f", {speed:,.0f} tokens/s" if speed else ""))
+        watcher.progress(done - told, what + (f", {speed:,.0f} tokens/s" if speed else ""))
         tell_rejected(watcher, state.rejected - rejected)
-        told = state.done
+        told = done
         rejected.update(state.rejected - rejected)
 
     settings = synth_config(config)
@@ -186,6 +198,7 @@ def run_synthesize(config: BuildConfig, base: Path, out: Path, fresh: bool, watc
             fresh,
             progress=progress,
             on_load=lambda what: watcher.progress(0, what),
+            run_shards=run_shards,
         )
     except ResumeError as error:
         result = error.result  # whole, and its report says what can be asked for again; the server may be off by now
@@ -277,8 +290,7 @@ def run_evaluate(
 
 def evaluate_config(config: BuildConfig, control: Result | None = None) -> EvaluateConfig:
     """The ``evaluate`` section; its ``control`` is true (the build trains one) or a checkpoint. Raises ConfigError."""
-    from pipeline.evaluation.evaluate import EvaluateConfig
-    from pipeline.evaluation.gate import GateConfig
+    from pipeline.evaluation.settings import EvaluateConfig, GateConfig
 
     values = dict(config.evaluate or {})
     gate = section(values.pop("gate", None), "evaluate.gate", GateConfig)

@@ -8,42 +8,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.evaluation.compare import ALL
 from pipeline.evaluation.intervals import FEWEST_GROUPS, Estimate
-from pipeline.training.checks import check_types
+from pipeline.evaluation.settings import GateConfig as GateConfig
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import EvaluationResult
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """Thresholds, in nats per text token, rows and shares; None turns a check off, where it is allowed.
-
-    ``min_improvement``: the text loss over all streams must fall by more than this; ``stream_tolerance``: that of one
-    stream role may rise by this; ``row_tolerance``: the median of rows to first output may exceed that of ``turns`` by
-    this; ``control_margin``: the control's text loss must exceed the checkpoint's by more than this (checked where there
-    is a control); ``permuted_margin``: so must the checkpoint's own on permuted inputs. ``require_significance``: these
-    differences must hold at the end of their paired intervals that is nearer to 0.
-
-    ``min_valid``: share of generated records that must be well-formed; ``max_silence_gap``: their share of silence may
-    differ from the data's by this; ``min_speak_f1``: F1 of speaking over all decisions; ``max_overlap_price``: the text
-    loss may exceed that under ``turns`` by this; ``max_injection_followed``: share of planted instructions that may be
-    followed, by generation or by likelihood. Raises TrainingError on a value of another type.
-    """
-
-    min_improvement: float = 0.0
-    stream_tolerance: float = 0.05
-    row_tolerance: float | None = 0.0
-    control_margin: float = 0.0
-    permuted_margin: float | None = 0.0
-    require_significance: bool = False
-    min_valid: float | None = None
-    max_silence_gap: float | None = None
-    min_speak_f1: float | None = None
-    max_overlap_price: float | None = None
-    max_injection_followed: float | None = None
-
-    def __post_init__(self) -> None:
-        check_types(self)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -31,13 +31,12 @@ from pipeline.training.base import load_causal_lm
 from pipeline.training.grid import GridMetadata, TrainingError
 from pipeline.training.masks import MASK_KINDS, MaskKind, dense_mask, mask_mod
 from pipeline.training.packing import Pack
+from pipeline.training.settings import Attention as Attention
 
 CHECKPOINT_FILE = "multistream.json"
 CHECKPOINT_SCHEMA_ID = "multistream-checkpoint/1"
 EMBEDDING_FILE = "stream_embedding.safetensors"
 MAX_SLOTS = 256
-
-Attention = Literal["auto", "sdpa", "flex_attention"]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Literal
 from pipeline.training.checks import check_types
 from pipeline.training.grid import TrainingError
 from pipeline.training.masks import MaskKind
-from pipeline.training.model import Attention
 
+Attention = Literal["auto", "sdpa", "flex_attention"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["constant", "cosine"]
 
