@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import folders, storage
-from pipeline.claim import is_held
+from pipeline.claim import claimed, is_held
 from pipeline.config import BuildConfig, ConfigError, load_config, parse_config
 from pipeline.errors import PipelineError
-from pipeline.manifest import publish_text
+from pipeline.manifest import publish_text, remove_temporaries
 
 RECORD = "build.json"
 
@@ -34,21 +34,24 @@ class Asked:
 
 @contextmanager
 def recording(out: Path, asked: Asked) -> Iterator[None]:
-    """Writes down what a build is asked to do, and if it fails why.
+    """Holds the folder of a build from its first stage to its last, and writes down what it is asked to do, and if it fails
+    why.
 
-    Raises PipelineError where nothing can be written, or another run writes to a stage of ``out``.
+    Raises PipelineError where nothing can be written, or another run writes to ``out`` or a stage of it.
     """
-    for name in folders.STAGES:
-        if is_held(out / name):
-            place = storage.shown(out / name)
-            raise PipelineError(f"another run is writing to {place}: wait for it, or choose another folder")
-    _write(out, asked, None)
-    try:
-        yield
-    except (PipelineError, OSError) as error:
-        with suppress(PipelineError, OSError):  # the first error is the one to tell
-            _write(out, asked, " ".join(str(error).split()))
-        raise
+    with claimed(out):
+        for name in folders.STAGES:
+            if is_held(out / name):
+                place = storage.shown(out / name)
+                raise PipelineError(f"another run is writing to {place}: wait for it, or choose another folder")
+        remove_temporaries(out, below=False)
+        _write(out, asked, None)
+        try:
+            yield
+        except (PipelineError, OSError) as error:
+            with suppress(PipelineError, OSError):  # the first error is the one to tell
+                _write(out, asked, " ".join(str(error).split()))
+            raise
 
 
 def _write(out: Path, asked: Asked, failed: str | None) -> None:
@@ -60,7 +63,6 @@ def _write(out: Path, asked: Asked, failed: str | None) -> None:
         "effective": asked.config.model_dump(mode="json"),
     }
     publish_text(out / RECORD, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    storage.send([out / RECORD])
 
 
 def read_asked(out: Path) -> Asked | None:

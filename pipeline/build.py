@@ -13,10 +13,10 @@ from pipeline.asked import Asked, recording
 from pipeline.config import BuildConfig, ConfigError, SourceConfig, parse_config
 from pipeline.convert import ConvertConfig, ShardCounts, ShardResult
 from pipeline.errors import PipelineError
-from pipeline.manifest import Manifest, Result, read_manifest
+from pipeline.manifest import Manifest, Result
 from pipeline.shards import ShuffleConfig
 from pipeline.stages.ingest import IngestConfig, InputSource, ingest_stage
-from pipeline.storage import is_kept
+from pipeline.together import manifests_of
 from pipeline.watching import Watcher as Watcher
 from pipeline.watching import tell_part, tell_rejected
 
@@ -210,13 +210,12 @@ def run_synthesize(
 
 def run_dataset(config: BuildConfig, out: Path, inputs: Sequence[Result], fresh: bool, watcher: Watcher) -> Result:
     """Stage 4: split by group, global shuffle, final shards, and the card."""
-    from pipeline.card import write_card
+    from pipeline.card import renew_card
     from pipeline.stages.dataset import dataset_stage
 
     watcher.stage(folders.DATASET)
     result = dataset_stage(inputs, out / folders.DATASET, shuffle_config(config), fresh)
-    if not (result.skipped and is_kept(out / folders.DATASET / "README.md")):
-        write_card(out, config.title or config.name)
+    renew_card(out, config.title or config.name)
     watcher.finished(result)
     return result
 
@@ -264,7 +263,7 @@ def run_evaluate(
     watcher: Watcher,
 ) -> Result:
     """Stage 7: spot-evaluation on the test split and its report. Raises GateError if the gate fails."""
-    from pipeline.card import write_card
+    from pipeline.card import renew_card
     from pipeline.stages.evaluate import evaluate_stage
 
     watcher.stage(folders.REPORT)
@@ -283,7 +282,7 @@ def run_evaluate(
         told = records
 
     result = evaluate_stage(dataset, checkpoint, model, out / folders.REPORT, settings, fresh, progress)
-    write_card(out, config.title or config.name)
+    renew_card(out, config.title or config.name)
     watcher.finished(result)
     return result
 
@@ -366,6 +365,5 @@ def _build(config: BuildConfig, base: Path, out: Path, watcher: Watcher, workers
 
 
 def stage_rows(out: Path) -> list[tuple[str, Manifest]]:
-    """The finished stages of a build, from their manifests."""
-    found = [(name, read_manifest(out / name)) for name in folders.STAGES]
-    return [(name, manifest) for name, manifest in found if manifest is not None]
+    """The finished stages of a build that belong together, from their manifests, in their order."""
+    return list(manifests_of(out).items())

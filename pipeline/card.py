@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import folders
+from pipeline import folders, storage
 from pipeline.claim import claimed
 from pipeline.errors import InputError
-from pipeline.manifest import fetch, publish_text, read_manifest, remove_temporaries
+from pipeline.manifest import canonical_json, fetch, publish_text, read_manifest, remove_temporaries, tidy
 from pipeline.stats import RecordStats, stats_of
+from pipeline.together import manifests_of
+
+#: Of the card: it is made anew when this changes.
+VERSION = 1
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data_cards"
 
@@ -31,12 +36,29 @@ def write_card(out: Path, title: str) -> Path:
     card = out / folders.DATASET / "README.md"
     for name in (folders.DATASET, folders.REPORT):
         if (manifest := read_manifest(out / name)) is not None:
+            tidy(out / name, manifest)
             fetch(out / name, manifest.outputs)
     text = render_card(out, title)
     with claimed(card.parent):
         remove_temporaries(card.parent)
-        publish_text(card, text)
+        publish_text(card, f"{text}\n{_made_of(out, title)}\n")
     return card
+
+
+def renew_card(out: Path, title: str) -> None:
+    """``write_card``, unless the card that is there was made of the same manifests and title."""
+    card = out / folders.DATASET / "README.md"
+    storage.pull(card)
+    made_of = _made_of(out, title)
+    if not card.is_file() or not card.read_text(encoding="utf-8").endswith(f"{made_of}\n"):
+        write_card(out, title)
+
+
+def _made_of(out: Path, title: str) -> str:
+    """The line by which a card is known to be that of a build."""
+    stages = {name: [m.fingerprint, m.digest()] for name, m in manifests_of(out).items()}
+    digest = hashlib.sha256(canonical_json([VERSION, title, stages]).encode()).hexdigest()
+    return f"<!-- made of {digest} -->"
 
 
 def render_card(out: Path, title: str) -> str:
@@ -66,8 +88,8 @@ def render_card(out: Path, title: str) -> str:
 
 
 def _facts(out: Path, title: str, splits: dict[str, RecordStats], every: RecordStats) -> dict[str, Any]:
-    manifests = {name: read_manifest(out / name) for name in folders.STAGES}
-    synth = manifests[folders.SYNTH]
+    manifests = manifests_of(out)
+    synth = manifests.get(folders.SYNTH)
     report = out / folders.REPORT / "report.json"
     tokens = sorted((out / folders.DATASET).glob("*/tokens-*.parquet"))
     summary = every.summary()
@@ -79,8 +101,10 @@ def _facts(out: Path, title: str, splits: dict[str, RecordStats], every: RecordS
         "size": next((name for limit, name in _SIZES if every.records < limit), "n>10M"),
         "licenses": licenses,
         "license": licenses[0].lower() if len(licenses) == 1 and "unknown" not in summary["licenses"] else "other",
-        "stages": {name: m.counters for name, m in manifests.items() if m is not None},
+        "stages": {name: m.counters for name, m in manifests.items()},
         "synth": synth.notes.get("engine") if synth else None,
         "table": tokens[0].name.rsplit("-", 3)[0] if tokens else None,
-        "report": json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
+        "report": json.loads(report.read_text(encoding="utf-8"))
+        if folders.REPORT in manifests and report.is_file()
+        else None,
     }

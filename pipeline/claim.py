@@ -80,11 +80,11 @@ def _lock(descriptor: int, directory: Path) -> None:
 def _leased(directory: Path) -> Iterator[None]:
     lease = _Lease(directory)
     lease.acquire()
-    _LEASES[directory] = lease
+    storage.HELD[directory] = lease.owner
     try:
         yield
     finally:
-        del _LEASES[directory]
+        del storage.HELD[directory]
         lease.release()
 
 
@@ -108,9 +108,10 @@ def is_held(directory: Path) -> bool:
 
 
 def check_held(directory: Path) -> None:
-    """Raises PipelineError where another run has taken a directory over: this one was away too long."""
-    lease = _LEASES.get(directory)
-    if lease is not None and not lease.is_mine():
+    """Raises PipelineError where another run has taken a directory over: the one that this process works for was away too
+    long. Asked before anything is put into a store."""
+    owner = storage.HELD.get(directory)
+    if owner is not None and not _is_of(directory / LEASE, owner):
         raise PipelineError(
             f"another run has taken over {storage.shown(directory)}, since this one gave no sign of life for a while"
         )
@@ -121,13 +122,13 @@ class _Lease:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LEASE
-        self._owner = uuid.uuid4().hex
+        self.owner = uuid.uuid4().hex
         self._beats = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
 
     def _content(self) -> bytes:
-        holder = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(), "beat": self._beats}
+        holder = {"owner": self.owner, "host": socket.gethostname(), "pid": os.getpid(), "beat": self._beats}
         return json.dumps(holder).encode()
 
     def acquire(self) -> None:
@@ -164,8 +165,7 @@ class _Lease:
 
     def is_mine(self) -> bool:
         """Whether the lease in the store is this one."""
-        found = storage.read(self._path)
-        return found is not None and _owner(found) == self._owner
+        return _is_of(self._path, self.owner)
 
     def release(self) -> None:
         self._ended.set()
@@ -177,7 +177,9 @@ class _Lease:
             return  # it is not renewed any more, so the next run takes it over
 
 
-_LEASES: dict[Path, _Lease] = {}
+def _is_of(lease: Path, owner: str) -> bool:
+    found = storage.read(lease)
+    return found is not None and _owner(found) == owner
 
 
 def _owner(content: bytes) -> str:

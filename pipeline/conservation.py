@@ -40,6 +40,8 @@ def _reads(function: Callable[[Path], _T]) -> Callable[[Path], _T]:
             return function(path)
         except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
             raise ConservationError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
+        except KeyError as error:
+            raise ConservationError(f"{path} is not one of ours: it has no {error}") from error
 
     return read
 

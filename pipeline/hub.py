@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline import folders
 from pipeline.errors import InputError, PipelineError
-from pipeline.manifest import damaged, need_manifest, read_manifest
+from pipeline.manifest import damaged, need_manifest
+from pipeline.together import manifests_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ def plan_upload(out: Path) -> list[Upload]:
     manifest = need_manifest(dataset)
     if problems := damaged(dataset, manifest.outputs):
         raise PipelineError(f"{dataset}: {problems[0]}; build it again before pushing")
-    report = read_manifest(out / folders.REPORT)
+    report = manifests_of(out).get(folders.REPORT)
     if report is not None and report.notes.get("gate_failures"):
         raise PipelineError(
             "the evaluation's gate failed: " + "; ".join(f["message"] for f in report.notes["gate_failures"])

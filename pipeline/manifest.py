@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from pipeline.errors import ConservationError, PipelineError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp"
+_SHARD = re.compile(r"(units|rejects|records|tokens-.+|ledger|input-only)-\d{5}(-of-\d{5})?\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ def keep(directory: Path, outputs: Sequence[Output]) -> list[Output]:
 
     On a disk they are kept where they are.
     """
+    if storage.url_of(directory) is not None:
+        check_held(directory)
     sent = storage.send([directory / o.path for o in outputs if o.version is None])
     found = {path: kept.version for path, kept in sent.items()}
     return [replace(o, version=found.get(directory / o.path, o.version)) for o in outputs]
@@ -153,6 +157,16 @@ def fetch(directory: Path, outputs: Iterable[Output]) -> None:
             )
 
 
+def tidy(directory: Path, manifest: Manifest | None) -> None:
+    """Removes from this disk what another machine's run has replaced in the store: tables that the manifest does not name."""
+    if storage.url_of(directory) is None:
+        return
+    known = {o.path for o in manifest.outputs} if manifest is not None else set()
+    for path in directory.rglob("*.parquet"):
+        if path.relative_to(directory).as_posix() not in known:
+            path.unlink()
+
+
 def fetch_file(path: Path) -> None:
     """``fetch`` of one output of the finished stage in its folder."""
     if storage.url_of(path) is not None:
@@ -170,7 +184,9 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest | None:
     try:
         value = json.loads((directory / name).read_text(encoding="utf-8"))
         outputs = tuple(Output(**o) for o in value.pop("outputs"))
-        return Manifest(**{**value, "outputs": outputs})
+        manifest = Manifest(**{**value, "outputs": outputs})
+        mappings = (manifest.config, manifest.inputs, manifest.counters, manifest.notes)
+        return manifest if all(isinstance(value, dict) for value in mappings) else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -192,7 +208,7 @@ def damaged(
     """What is wrong with the outputs: one line per file that is missing or changed.
 
     On a disk by size and digest (not without ``digests``); in a store by size and the version that it gave the file, as
-    in ``listing`` (``storage.files_below``), which is asked for where it is not given.
+    in ``listing`` (``storage.files_below``), which is asked for where it is not given; by digest if it gives no versions.
     """
     there = storage.files_below(directory) if listing is None else listing
     found = []
@@ -201,7 +217,11 @@ def damaged(
         if there is not None:
             kept = there.get(output.path)
             missing = kept is None
-            same = kept is not None and kept.bytes == output.bytes and output.version in (None, kept.version)
+            same = kept is not None and kept.bytes == output.bytes
+            if kept is not None and same and kept.version:
+                same = output.version in (None, kept.version)
+            elif same and digests:
+                same = hashlib.sha256(storage.read(path) or b"").hexdigest() == output.sha256
         else:
             missing = not path.is_file()
             same = not missing and path.stat().st_size == output.bytes
@@ -213,10 +233,10 @@ def damaged(
     return found
 
 
-def remove_temporaries(directory: Path) -> None:
-    """Removes what a killed run left under temporary names."""
+def remove_temporaries(directory: Path, below: bool = True) -> None:
+    """Removes what a killed run left under temporary names; not in the folders ``below`` if that is false."""
     if directory.is_dir():
-        for path in directory.rglob(f".*{_TEMPORARY}"):
+        for path in (directory.rglob if below else directory.glob)(f".*{_TEMPORARY}"):
             path.unlink(missing_ok=True)
 
 
@@ -229,7 +249,8 @@ class Result:
     skipped: bool
 
     def fetch(self, prefix: str = "") -> None:
-        """Makes sure that the outputs whose file names start so lie on this disk. Raises PipelineError."""
+        """Makes sure that the outputs whose file names start so lie on this disk, and no others. Raises PipelineError."""
+        tidy(self.directory, self.manifest)
         fetch(self.directory, [o for o in self.manifest.outputs if Path(o.path).name.startswith(prefix)])
 
 
@@ -259,6 +280,8 @@ def run_stage(
     with claimed(directory):
         wanted = fingerprint(stage, version, config, inputs)
         there = read_manifest(directory)
+        if there is None:
+            _refuse_foreign(directory)
         if there is not None and there.fingerprint == wanted and not fresh and not damaged(directory, there.outputs):
             return Result(directory, there, skipped=True)
         if not replaces:
@@ -273,7 +296,7 @@ def run_stage(
         if storage.url_of(directory) is not None:
             check_held(directory)
             storage.remove(directory / MANIFEST)
-            outputs = keep(directory, outputs)
+        outputs = keep(directory, outputs)
         _remove_strangers(directory, {o.path for o in outputs})
         manifest = Manifest(
             stage,
@@ -291,13 +314,33 @@ def run_stage(
 
 
 def _remove_strangers(directory: Path, known: set[str]) -> None:
-    """Removes shards that an earlier run with another configuration left: nothing may be read that no manifest names."""
+    """Removes shards that an earlier run with another configuration left: nothing may be read that no manifest names.
+
+    Files of other names are somebody else's.
+    """
     for path in directory.rglob("*.parquet"):
-        if path.relative_to(directory).as_posix() not in known:
+        if is_shard(path.name) and path.relative_to(directory).as_posix() not in known:
             path.unlink()
     for name in storage.files_below(directory) or ():
-        if name.endswith(".parquet") and name not in known:
+        if is_shard(Path(name).name) and name not in known:
             storage.remove(directory / name)
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file's name is one that a stage gives its tables."""
+    return _SHARD.fullmatch(name) is not None
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Raises PipelineError where a directory holds a manifest of something else: what is there is not ours to replace."""
+    try:
+        value = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return
+    if not isinstance(value, dict) or not {"stage", "fingerprint"} & value.keys():
+        raise PipelineError(
+            f"{storage.shown(directory)} holds a {MANIFEST} that no stage wrote: choose another folder to write to"
+        )
 
 
 def balance(stage: str, **sides: int) -> None:

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import EventColumns, IntArray, event_columns
+from pipeline.errors import InputError
+from pipeline.tables import RECORDS
 
 
 @dataclass
@@ -211,10 +213,13 @@ def _overlap_rows(c: EventColumns) -> IntArray:
 
 
 def stats_of(paths: Iterable[Path]) -> RecordStats:
-    """Statistics of record shards, read in batches."""
+    """Statistics of record shards, read in batches. Raises InputError for a table of something else."""
     stats = RecordStats()
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(1024):
+        file = pq.ParquetFile(path)
+        if missing := sorted(set(RECORDS.names) - set(file.schema_arrow.names)):
+            raise InputError(f"{path} holds no records of ours: it has no column {missing[0]!r}")
+        for batch in file.iter_batches(1024):
             stats.add(pa.Table.from_batches([batch]))
     return stats
 

@@ -233,11 +233,12 @@ def _shards(look: _Look, waits: list[str]) -> Parts | None:
 
 
 def _answers(directory: Path) -> Parts | None:
-    path = directory / "answers.sqlite"
-    if not path.is_file():
+    of_shards = directory.glob("answers-*-*.sqlite")  # until the run that they are of is through
+    stores = [path for path in (directory / "answers.sqlite", *of_shards) if path.is_file()]
+    if not stores:
         return None
     try:
-        return Parts("answers are stored", _rows(path))
+        return Parts("answers are stored", sum(_rows(path) for path in stores))
     except sqlite3.Error:
         return None
 

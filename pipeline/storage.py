@@ -35,10 +35,14 @@ class StoreError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A folder on this disk and the URL at which its files are kept."""
+    """A folder on this disk and the URL at which its files are kept.
+
+    ``held``: the leases (folder below it, owner) under which whoever was given this mount writes: see ``pipeline.claim``.
+    """
 
     local: Path
     url: str
+    held: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,9 @@ class Kept:
 
 
 _MOUNTS: dict[Path, Mount] = {}
+
+#: By folder, the owner of the lease under which this process writes to it.
+HELD: dict[Path, str] = {}
 
 
 def is_url(place: str | Path) -> bool:
@@ -63,13 +70,25 @@ def work_folder() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "multistream"
 
 
-def open_folder(place: str | Path) -> Path:
-    """A path as it is; for a URL the folder that is mounted on it. Raises PipelineError where the store cannot be used."""
+def open_folder(place: str | Path, reading: bool = False) -> Path:
+    """A path as it is; for a URL the folder that is mounted on it: another one for ``reading`` than that of a build.
+
+    Raises PipelineError where the store cannot be used.
+    """
     if not is_url(place):
         return Path(place)
-    url = str(place).rstrip("/")
+    kind, _, rest = str(place).partition("://")
+    if kind in ("file", "local"):
+        return Path("/" + rest.lstrip("/"))
+    if not rest.strip("/"):
+        raise PipelineError(f"{place} names no bucket")
+    if kind == "memory":
+        raise PipelineError(
+            f"{place}: what is written there is gone when the command ends; name a folder or another store"
+        )
+    url = f"{kind}://{rest.rstrip('/')}"
     named = hashlib.sha256(url.encode()).hexdigest()[:12]
-    local = work_folder().absolute() / f"{posixpath.basename(url)}-{named}"
+    local = work_folder().absolute() / f"{posixpath.basename(url)}-{named}{'-read' if reading else ''}"
     mount(Mount(local, url))
     return local
 
@@ -78,12 +97,22 @@ def mount(*given: Mount) -> None:
     """Mounts folders, as another process had them (``mounts``)."""
     for one in given:
         _system(one.url)
-        _MOUNTS[one.local] = one
+        _MOUNTS[one.local] = Mount(one.local, one.url)
+        HELD.update({one.local / below: owner for below, owner in one.held})
 
 
 def mounts() -> tuple[Mount, ...]:
     """What is mounted: to be given to worker processes, on this machine or another."""
-    return tuple(_MOUNTS.values())
+    return tuple(
+        Mount(
+            one.local,
+            one.url,
+            tuple(
+                (at.relative_to(one.local).as_posix(), owner) for at, owner in HELD.items() if one.local in at.parents
+            ),
+        )
+        for one in _MOUNTS.values()
+    )
 
 
 def url_of(path: Path) -> str | None:
@@ -233,6 +262,16 @@ def is_kept(path: Path) -> bool:
     system = _system(url)
     with _asking(f"reading {url}"):
         return bool(system.exists(system._strip_protocol(url)))
+
+
+def is_kept_file(path: Path) -> bool:
+    """Whether what a store has under a path is one file, no folder."""
+    url = url_of(path)
+    if url is None:
+        return False
+    system = _system(url)
+    with _asking(f"reading {url}"):
+        return bool(system.isfile(system._strip_protocol(url)))
 
 
 def write(path: Path, content: bytes) -> None:

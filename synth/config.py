@@ -26,7 +26,8 @@ class _Strict(BaseModel):
 class VllmOptions(_Strict):
     """vLLM in this process. ``None`` means: what suits the device (float32 and eager on the CPU).
 
-    ``prefix_caching``: keep the computation of prompts that begin alike. ``lora``: folder of an adapter.
+    ``prefix_caching``: keep the computation of prompts that begin alike. ``lora``: folder of an adapter. ``at_once``: shards of
+    a run that are asked at the same time on this machine, in processes; ``None``: one per ``tensor_parallel_size`` GPUs.
     """
 
     kind: Literal["vllm"] = "vllm"
@@ -38,6 +39,7 @@ class VllmOptions(_Strict):
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
     prefix_caching: bool = True
     lora: str | None = None
+    at_once: Annotated[int, Field(ge=1)] | None = None
 
 
 class OpenAIOptions(_Strict):
@@ -49,6 +51,7 @@ class OpenAIOptions(_Strict):
     429 or 5xx. One that failed for good although the server is there gives up its dialogue (``aborted``); after ``give_up``
     such requests in a row the server counts as gone, and the run stops.
     ``structured``: how a JSON Schema is sent (``response_format``, vLLM's ``structured_outputs``, or not at all).
+    ``at_once``: shards of a run that ask at the same time from this machine, each ``concurrency`` requests; ``None``: all.
     """
 
     kind: Literal["openai"]
@@ -60,6 +63,7 @@ class OpenAIOptions(_Strict):
     backoff: Annotated[float, Field(gt=0)] = 0.5
     give_up: Annotated[int, Field(ge=1)] = 3
     structured: Literal["response_format", "structured_outputs", "none"] = "response_format"
+    at_once: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("url")
     @classmethod
@@ -157,6 +161,7 @@ class SynthConfig(_Strict):
     id, or the endpoint's name for it. ``batch_size``: dialogues that are open at once, which also bounds memory.
     ``max_tokens``: of one answer. ``judge``: no judge if None. ``cache``: keep every answer, so that a run that was broken off
     asks nothing twice. ``max_rejected_fraction``: a run of which more is rejected is an error; None: any share may be.
+    ``shards``: engines that share the dialogues out, which changes no record; see ``synth/shards.py``.
     """
 
     generator: Literal["table", "concurrent", "teacher"] = "table"
@@ -177,6 +182,7 @@ class SynthConfig(_Strict):
     diversity: DiversityOptions = DiversityOptions()
     cache: bool = True
     max_rejected_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    shards: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
     def _has_material(self) -> Self:
@@ -187,4 +193,6 @@ class SynthConfig(_Strict):
             raise ValueError(f"generator {self.generator} needs scenarios: paths, globs, or scenarios inline")
         elif self.samples is None:
             raise ValueError(f"generator {self.generator} needs samples: how many dialogues to ask for")
+        if self.shards > 1 and not self.cache:
+            raise ValueError("shards need cache: true, what each of them is answered is stored")
         return self

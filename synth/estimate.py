@@ -25,10 +25,10 @@ from synth.finish import Placed
 from synth.generators import Dialogue, Outcome, Written
 from synth.generators.concurrent import Concurrent
 from synth.generators.table import Tables
+from synth.making import make
 from synth.material import read_material
 from synth.models import load_tokenizer, render, too_long
 from synth.scenarios import load_scenarios
-from synth.stage import make
 
 #: Dialogues that are played for an estimate.
 _PLAYED = 16

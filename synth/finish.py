@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pipeline.scoring import Scorer
 
 STAGE = "synthesize"
+#: So many dialogues are finished together, whatever the batch size: files depend on it.
+BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ def read_material(paths: Sequence[str], base: Path | None, directory: Path) -> M
     """
     sources = [InputSource(path=path) for path in paths]
     ingest = ingest_stage(sources, base or Path(), directory / "ingest", IngestConfig())
+    ingest.fetch("units-")
     left_out: Counter[str] = Counter(ingest.manifest.counters.get("reject_reasons", {}))
     target = directory / "conversations.parquet"
     with publish(target) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:

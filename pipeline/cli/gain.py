@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.places import READ
+from pipeline.cli.places import LOCAL, READ
 
 if TYPE_CHECKING:
     from pipeline.scoring.summary import GroupGains
@@ -38,10 +38,12 @@ def gain(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     store: Annotated[
-        Path | None, typer.Option(help="Folder that keeps scores, to go on after a break.", show_default="none")
+        Path | None,
+        typer.Option(help="Folder that keeps scores, to go on after a break.", show_default="none", **LOCAL),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the records with their gains here.", show_default="none")
+        Path | None,
+        typer.Option("--out", "-o", help="Write the records with their gains here.", show_default="none", **LOCAL),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:

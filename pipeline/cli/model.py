@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.places import READ
+from pipeline.cli.places import READ, WRITTEN
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: --set steps=100", metavar="KEY=VALUE")
@@ -51,7 +51,9 @@ def _dataset(path: Path) -> Any:
 def train(
     dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False, **READ)],
     model: Annotated[str, typer.Option(help="smollm2 (packaged), a folder, or a Hub id of a Llama model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the checkpoint.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder or URL of the checkpoint.", show_default=False, **WRITTEN)
+    ],
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1, show_default="200")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of order and sampling.", min=0, show_default="0")] = None,
     set_: Settings = None,
@@ -90,15 +92,19 @@ def train(
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of `multistream train`.", show_default=False)],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint of `multistream train`.", show_default=False, **READ)
+    ],
     dataset: Annotated[Path, typer.Argument(help="A build or its data set.", show_default=False, **READ)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder or URL of the report.", show_default=False, **WRITTEN)
+    ],
     model: Annotated[
         str | None, typer.Option(help="The base model to compare with.", show_default="the one it was trained from")
     ] = None,
     control: Annotated[
         Path | None,
-        typer.Option(help="A checkpoint trained with shuffle_inputs, to compare with.", show_default="none"),
+        typer.Option(help="A checkpoint trained with shuffle_inputs, to compare with.", show_default="none", **READ),
     ] = None,
     set_: Settings = None,
     fresh: Fresh = False,

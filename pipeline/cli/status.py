@@ -43,7 +43,7 @@ def status(
     from pipeline.errors import InputError
     from pipeline.status import is_done, status_of
 
-    out = storage.open_folder(path)
+    out = storage.open_folder(path, reading=True)
     asked, note = asked_now(out, config, set_ or ())
     stages = status_of(out, asked, digests=not quick)
     if asked is None and not stages:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.claim import check_held
 from pipeline.conservation import OUTCOMES
 from pipeline.convert import (
     ConvertConfig,
@@ -26,7 +27,7 @@ from pipeline.convert import (
     start_worker,
 )
 from pipeline.errors import PipelineError
-from pipeline.manifest import Manifest, Output, Result, balance, damaged, publish_text, run_stage
+from pipeline.manifest import Manifest, Output, Result, balance, damaged, is_shard, publish_text, run_stage
 from pipeline.plan import Plan
 from pipeline.tokenization import load_tokenizer, metadata
 
@@ -96,6 +97,7 @@ def convert_stage(
         convert = run_shards or run_in_processes
         try:
             for number, key, result in convert(todo, directory, config, workers):
+                check_held(directory)
                 _remember(directory, number, key, result)
                 outputs.extend(result.outputs)
                 recount.update(result.recount)
@@ -187,10 +189,10 @@ def _forget(directory: Path, kept: set[str], todo: set[int], shards: int) -> Non
     there = [p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()]
     for name in {*there, *(storage.files_below(directory) or ())}:
         path = Path(name)
-        if path.parent == Path("shards") and path.suffix == ".json":
+        if path.parent == Path("shards") and path.suffix == ".json" and path.stem.isdecimal():
             left = int(path.stem) in todo or int(path.stem) >= shards
         else:
-            left = path.suffix == ".parquet" and name not in kept
+            left = is_shard(path.name) and name not in kept
         if left:
             storage.remove(directory / name)
 

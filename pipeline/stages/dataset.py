@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.conservation import recount_dataset
 from pipeline.errors import PipelineError
 from pipeline.folders import INPUT_ONLY
-from pipeline.manifest import Manifest, Output, Result, output_of, run_stage
+from pipeline.manifest import Manifest, Output, Result, is_shard, output_of, run_stage
 from pipeline.plan import Plan
 from pipeline.shards import ShuffleConfig, shuffle_and_split
 from pipeline.tables import RECORDS, TOKENS
@@ -48,16 +48,21 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
         metadata, name = _token_identity(tokens)
         scratch = directory / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
-        for split in ("train", "test", INPUT_ONLY):
-            shutil.rmtree(directory / split, ignore_errors=True)
+        for path in [p for split in ("train", "test", INPUT_ONLY) for p in (directory / split).glob("*.parquet")]:
+            if is_shard(path.name):
+                path.unlink()
         schemas = {"records": RECORDS, name: TOKENS.with_metadata(metadata)}
         written: list[tuple[Path, int]] = []
-        if speaking:
-            written += shuffle_and_split({"records": all_records, name: tokens}, schemas, scratch, directory, config)
-        if unanswered:
-            whole = replace(config, test_fraction=0.0)
-            written += shuffle_and_split({"records": unanswered}, schemas, scratch, directory, whole, INPUT_ONLY)
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            if speaking:
+                written += shuffle_and_split(
+                    {"records": all_records, name: tokens}, schemas, scratch, directory, config
+                )
+            if unanswered:
+                whole = replace(config, test_fraction=0.0)
+                written += shuffle_and_split({"records": unanswered}, schemas, scratch, directory, whole, INPUT_ONLY)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         recount = recount_dataset(list(records.items()), directory, unanswered)
         total = sum(count for side, count in recount.items() if side.startswith("in_")) + recount[INPUT_ONLY]
         out = recount["train"] + recount["test"] + recount[INPUT_ONLY]

@@ -9,6 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pipeline import storage
 from pipeline.errors import PipelineError
 from pipeline.manifest import (
     MANIFEST,
@@ -28,19 +31,30 @@ from pipeline.plan import Plan
 from pipeline.tokenization import HuggingFaceTokenizer, TokenizerError, load_tokenizer
 from pipeline.training.files import check_target
 from pipeline.training.grid import TrainingError
+from pipeline.training.launch import launch
 from pipeline.training.loop import StepLog, TrainConfig, TrainResult, train
-from pipeline.training.model import CHECKPOINT_FILE, read_checkpoint
-from pipeline.training.processes import meet, rank
+from pipeline.training.model import CHECKPOINT_FILE, choose_device, read_checkpoint
+from pipeline.training.processes import is_under_torchrun, meet, rank, world_size
 from pipeline.training.settings import RUN_ONLY
 from pipeline.training.state import held, remove_finished, remove_states
 
 STAGE, VERSION = "train", 3
 TOKENIZER = "tokenizer.json"
+#: The module that each of several processes runs.
+PROCESS = "pipeline.training.stage_process"
+
+_SAID = "training: "
 
 
 def plan(dataset: Manifest, model: str, base: Path, config: TrainConfig, digests: bool = True) -> Plan:
-    """What the checkpoint depends on. ``base``: where the name ``model`` leads. ``digests`` false: "" as the model's."""
+    """What the checkpoint depends on. ``base``: where the name ``model`` leads. ``digests`` false: "" as the model's.
+
+    Several processes read other packs together than one does, so their number counts, whoever has started them.
+    """
     settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY} | {"model": model}
+    settings["processes"] = max(config.processes, world_size())
+    if settings["processes"] == 1:
+        del settings["processes"]
     return Plan(STAGE, VERSION, settings, {"dataset": dataset.digest(), "model": model_digest(base) if digests else ""})
 
 
@@ -54,14 +68,17 @@ def train_stage(
 ) -> Result:
     """Fine-tunes ``model`` and writes a checkpoint folder; a killed run goes on where its last state was saved.
 
-    ``fresh``: anew, whatever there is. A failed run leaves ``directory`` as it was. Under torchrun every process calls this,
-    and the first one does what is done once. Raises PipelineError.
+    ``fresh``: anew, whatever there is. A failed run leaves ``directory`` as it was. Several processes
+    (``config.processes``) are started on this machine by torchrun. Under torchrun every process calls this, and the first one
+    does what is done once. Raises PipelineError.
     """
     quiet_transformers()
     with _said():
         check_target(directory, CHECKPOINT_FILE)
     base = resolve_model(model)
     planned = plan(dataset.manifest, model, base, config)
+    if config.processes > 1 and not is_under_torchrun():
+        return _in_processes(dataset, model, directory, config, fresh, progress, planned)
 
     def trained() -> TrainResult:
         dataset.fetch()
@@ -107,13 +124,62 @@ def train_stage(
             remove_finished(directory)
         meet()
         return result
-    there = read_manifest(directory)
-    same = there is not None and there.fingerprint == planned.fingerprint
-    skipped = there is not None and same and not fresh and not damaged(directory, there.outputs)
+    skipped = not fresh and _is_done(directory, planned)
     if not skipped:
         trained()
         meet()
     return Result(directory, need_manifest(directory), skipped)
+
+
+def _is_done(directory: Path, planned: Plan) -> bool:
+    there = read_manifest(directory)
+    return there is not None and there.fingerprint == planned.fingerprint and not damaged(directory, there.outputs)
+
+
+def _in_processes(
+    dataset: Result,
+    model: str,
+    directory: Path,
+    config: TrainConfig,
+    fresh: bool,
+    progress: Callable[[StepLog], None] | None,
+    planned: Plan,
+) -> Result:
+    """The stage in processes that torchrun starts on this machine; this one only hears what they say."""
+    if not fresh and _is_done(directory, planned):
+        with _said():
+            remove_finished(directory)
+        return Result(directory, need_manifest(directory), skipped=True)
+    with _said():
+        if choose_device(config.device).type == "cuda" and config.processes > torch.cuda.device_count():
+            raise TrainingError(f"processes is {config.processes}, but there are {torch.cuda.device_count()} GPUs here")
+    dataset.fetch()
+    task = {
+        "dataset": str(dataset.directory.absolute()),
+        "model": model,
+        "directory": str(directory.absolute()),
+        "config": asdict(config),
+        "fresh": fresh,
+        "mounts": [[str(one.local), one.url] for one in storage.mounts()],
+    }
+    was_there = directory.is_dir()
+    with _said():
+        try:
+            launch(PROCESS, config.processes, task, progress)
+        except TrainingError:
+            _clear_up(directory, was_there)
+            raise
+    return Result(directory, need_manifest(directory), skipped=False)
+
+
+def _clear_up(directory: Path, was_there: bool) -> None:
+    """Removes what processes left that were ended, unless another run is at work there."""
+    try:
+        with held(directory):
+            if not was_there and directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+    except TrainingError:
+        return
 
 
 @contextmanager
@@ -121,7 +187,8 @@ def _said() -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        raise PipelineError(f"training: {error}") from error
+        told = str(error)
+        raise PipelineError(told if told.startswith(_SAID) else f"{_SAID}{told}") from error
 
 
 def _add_tokenizer(checkpoint: Path, base: Path) -> None:

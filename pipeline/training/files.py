@@ -14,12 +14,16 @@ from safetensors import SafetensorError
 
 from pipeline.training.grid import TrainingError
 
+#: What a stage of a build leaves beside its files (``pipeline.manifest``).
+_MANIFEST = "manifest.json"
+
 
 def check_target(out_dir: Path, marker: str) -> None:
     """Raises TrainingError where ``published_directory`` would not take the place of what is at ``out_dir``."""
     if out_dir.exists() and not out_dir.is_dir():
         raise TrainingError(f"{out_dir} is not a directory; choose another --out")
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / marker).is_file():
+    found = [path.name for path in out_dir.iterdir()] if out_dir.is_dir() else []
+    if marker not in found and any(name != _MANIFEST for name in found):
         raise TrainingError(f"{out_dir} exists and holds no {marker}; choose another --out")
 
 

@@ -30,6 +30,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or world_size() > 1
+
+
 def rank() -> int:
     """The number of this process among them; the one of number 0 writes."""
     return int(os.environ.get("RANK", "0"))
@@ -114,8 +119,13 @@ class SeveralProcesses(Processes):
 def join(config: TrainConfig, layers: Sequence[str]) -> Processes:
     """This process, together with those that torchrun started beside it.
 
-    Raises TrainingError where ``packs_per_step`` cannot be shared out, or accelerate is needed and not installed.
+    Raises TrainingError where ``packs_per_step`` cannot be shared out, other processes are here than ``processes``, or
+    accelerate is needed and not installed.
     """
+    if config.processes not in (1, world_size()):
+        raise TrainingError(
+            f"processes is {config.processes}, but there are {world_size()}: torchrun is to start as many"
+        )
     if world_size() == 1:
         return Processes(choose_device(config.device))
     if config.packs_per_step % world_size():

@@ -29,6 +29,7 @@ class TrainConfig:
     that rise from 0. ``shuffle_buffer``: records that are at least read at a time, and among which the order is mixed;
     ``workers`` processes read them. ``precision``: ``bfloat16`` is autocast over float32 weights; ``auto`` is that on
     CUDA, float32 elsewhere. ``shuffle_inputs`` trains the control whose inputs come from other records.
+    ``processes`` share the packs of a step out, which changes what comes out of it (``launch``, or torchrun, starts them).
     ``lora_rank`` 0 trains all weights. Every ``save_every`` steps (0: never) the state of the run is saved, of which
     the last ``keep_checkpoints`` are kept. Raises TrainingError on a value of another type than the field's, or out of
     range; a whole number is good for a float.
@@ -57,6 +58,7 @@ class TrainConfig:
     lora_rank: int = 0
     lora_alpha: float = 32.0
     lora_dropout: float = 0.0
+    processes: int = 1
     workers: int = 0
     save_every: int = 100
     keep_checkpoints: int = 1
@@ -84,6 +86,11 @@ class TrainConfig:
         _require(self.lora_rank >= 0, "lora_rank must not be negative")
         _require(0.0 < self.lora_alpha < math.inf, "lora_alpha must be positive")
         _require(0.0 <= self.lora_dropout < 1.0, "lora_dropout must lie in [0, 1)")
+        _require(self.processes >= 1, "processes must be at least 1")
+        _require(
+            self.packs_per_step % max(self.processes, 1) == 0,
+            f"packs_per_step {self.packs_per_step} is no multiple of the {self.processes} processes",
+        )
         _require(self.workers >= 0, "workers must not be negative")
         _require(self.save_every >= 0, "save_every must not be negative")
         _require(self.keep_checkpoints >= 1, "keep_checkpoints must be at least 1")

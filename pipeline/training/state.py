@@ -258,7 +258,7 @@ def run_fingerprint(config: TrainConfig, shards: Sequence[Path], model_dir: Path
     Shards go in by name, size and footer (which holds the sizes and statistics of all columns), the model by its files'
     names, sizes and times.
     """
-    settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY | {"device"}}
+    settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY | {"device", "processes"}}
     data = [(shard.name, shard.stat().st_size, _footer_digest(shard)) for shard in shards]
     files = sorted(model_dir.iterdir()) if model_dir.is_dir() else [model_dir]
     model = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]

@@ -49,22 +49,29 @@ def key_of(identity: dict[str, Any], request: Request) -> bytes:
 class AnswerCache:
     """The answers in a file, which is made if it is not there.
 
+    ``fixed``: the file is there, nobody writes to it meanwhile, and it is only read, without locks: so it may lie on any
+    file system, and any number of processes on any machine may read it.
+
     Raises:
         SynthError: here and in every method, where the file is damaged, not ours, of another version, or not free.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, fixed: bool = False) -> None:
+        self.path, self._fixed = path, fixed
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SynthError(f"cannot keep answers in {path}: {error.strerror or error}") from error
+        name = f"{path.absolute().as_uri()}?mode=ro&immutable=1" if fixed else str(path)
         with self._speaking():
             self._connection: sqlite3.Connection | None = sqlite3.connect(
-                path, timeout=_WAIT_SECONDS, isolation_level=None
+                name, timeout=_WAIT_SECONDS, isolation_level=None, uri=fixed
             )
             try:
-                self._prepare(self._connection)
+                if fixed:
+                    self._check_version(self._connection)
+                else:
+                    self._prepare(self._connection)
             except BaseException:
                 self._connection.close()
                 raise
@@ -86,6 +93,21 @@ class AnswerCache:
         there = None if new.rowcount else self.get(key)
         return completion if there is None else replace(there, stored=False)
 
+    def absorb(self, path: Path) -> None:
+        """Takes all answers of another file that are not here. Nothing of it is changed, but what SQLite keeps beside it
+        is put into it."""
+        AnswerCache(path).close()
+        with self._speaking():
+            connection = self._open()
+            connection.execute("ATTACH DATABASE ? AS other", (str(path),))
+            try:
+                columns = f"key, {_COLUMNS}"
+                connection.execute(
+                    f"INSERT OR IGNORE INTO answers ({columns}) SELECT {columns} FROM other.answers ORDER BY key"
+                )
+            finally:
+                connection.execute("DETACH DATABASE other")
+
     def __len__(self) -> int:
         with self._speaking():
             (count,) = self._open().execute("SELECT count(*) FROM answers").fetchone()
@@ -97,7 +119,8 @@ class AnswerCache:
         if connection is not None:
             with self._speaking():
                 try:
-                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    if not self._fixed:
+                        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 finally:
                     connection.close()
 
@@ -126,6 +149,9 @@ class AnswerCache:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+        self._check_version(connection)
+
+    def _check_version(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise SynthError(f"{self.path} holds answers of version {version}, this is version {VERSION}: delete it")

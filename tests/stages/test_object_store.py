@@ -212,3 +212,100 @@ def test_a_run_whose_lease_was_taken_publishes_nothing(url: str) -> None:
         storage.write(out / "convert" / claim.LEASE, json.dumps({"owner": "other"}).encode())
         with pytest.raises(PipelineError, match="taken over"):
             claim.check_held(out / "convert")
+
+
+def on_another_machine(url: str, monkeypatch: pytest.MonkeyPatch, place: Path, reading: bool = False) -> Path:
+    """The folder of a URL on a machine that has not seen it."""
+    storage._MOUNTS.clear()
+    monkeypatch.setenv(storage.WORK, str(place))
+    return storage.open_folder(url, reading)
+
+
+def test_a_disk_that_another_machine_has_overtaken_is_not_mixed_in(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = storage.open_folder(url)
+    _, converted, _ = build(first)
+    dataset_stage([converted], first / "dataset", ShuffleConfig(seed=3, shard_rows=2))
+    other = on_another_machine(url, monkeypatch, tmp_path / "other")
+    assert [r.skipped for r in build(other)] == [True, True, False]
+    read = on_another_machine(url, monkeypatch, tmp_path / "work")
+    result = build(read)[2]
+    assert result.skipped
+    result.fetch()
+    assert {p.relative_to(read / "dataset").as_posix() for p in (read / "dataset").rglob("*.parquet")} == {
+        o.path for o in result.manifest.outputs
+    }
+
+
+def test_reading_fetches_what_manifests_name_and_the_card_to_a_folder_of_its_own(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from pipeline.card import renew_card
+    from pipeline.cli.places import to_read
+
+    out = storage.open_folder(url)
+    build(out)
+    renew_card(out, "A title")
+    on_another_machine(url, monkeypatch, tmp_path / "reader")
+    read = to_read(f"{url}/")
+    assert read != storage.open_folder(url)
+    assert on_disk(read) == on_disk(out)
+    assert (read / "dataset" / "README.md").read_text() == (out / "dataset" / "README.md").read_text()
+    (name, *_) = sorted(p.name for p in (out / "dataset" / "train").glob("records-*"))
+    one = to_read(f"{url}/dataset/train/{name}")
+    assert one.is_file()
+    assert [p.name for p in one.parent.glob("tokens-*")] == [name.replace("records-", "tokens-smollm2-")]
+
+
+def test_a_card_is_made_anew_when_its_data_or_its_title_change_and_only_then(url: str) -> None:
+    from pipeline.card import renew_card
+
+    out = storage.open_folder(url)
+    _, converted, _ = build(out)
+    card = out / "dataset" / "README.md"
+    renew_card(out, "One")
+    first = storage.read(card)
+    renew_card(out, "One")
+    assert storage.read(card) == first
+    renew_card(out, "Two")
+    second = storage.read(card)
+    assert second != first
+    dataset_stage([converted], out / "dataset", ShuffleConfig(seed=3, test_fraction=0.5, shard_rows=8))
+    card.unlink()
+    renew_card(out, "Two")
+    assert storage.read(card) not in (None, second)
+
+
+def test_a_run_that_was_taken_over_puts_no_shard_into_the_store(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "BEAT", 60.0)  # it sleeps, as a process that was stopped does
+    out = storage.open_folder(url)
+    ingest = ingest_stage([InputSource(path=str(EXAMPLES))], Path(), out / "ingest", IngestConfig(shard_units=6))
+    lease = json.dumps({"owner": "other", "host": "elsewhere", "pid": 1, "beat": 1}).encode()
+
+    def take_over(units: object) -> None:
+        storage.write(out / "convert" / claim.LEASE, lease)
+
+    with pytest.raises(PipelineError, match="taken over"):
+        convert_stage(ingest, out / "convert", ConvertConfig(), workers=1, progress=take_over)
+    found = storage.files_below(out / "convert") or {}
+    assert "shards/00000.json" in found
+    assert not [name for name in found if "00001" in name], "nothing of the shard after that"
+    assert "manifest.json" not in found
+
+
+def test_urls_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    for place, word in (("s3://", "no bucket"), ("memory://x/y", "gone when the command ends")):
+        with pytest.raises(PipelineError, match=word):
+            storage.open_folder(place)
+    assert storage.open_folder(f"file://{tmp_path}/new") == tmp_path / "new"
+
+
+def test_what_is_not_ours_is_left_alone(url: str) -> None:
+    out = storage.open_folder(url)
+    storage.write(out / "dataset" / "train" / "mine.parquet", b"mine")
+    build(out)
+    assert storage.read(out / "dataset" / "train" / "mine.parquet") == b"mine"
+    storage.write(out / "other" / "manifest.json", b'{"name": "a web application"}')
+    with pytest.raises(PipelineError, match="that no stage wrote"):
+        ingest_stage([InputSource(path=str(EXAMPLES))], Path(), out / "other", IngestConfig())
