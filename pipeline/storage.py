@@ -180,8 +180,8 @@ def replace(path: Path, content: bytes) -> None:
     Path(file.name).replace(path)
 
 
-def download(path: Path) -> bool:
-    """Gets a file from its store, over what is here; whether it is there."""
+def download(path: Path, to: Path | None = None) -> bool:
+    """Gets a file from its store, over what is here, or to another place; whether it is there."""
     url = url_of(path)
     if url is None:
         return path.is_file()
@@ -194,7 +194,7 @@ def download(path: Path) -> bool:
                 system.get_file(system._strip_protocol(url), str(temporary))
             except FileNotFoundError:
                 return False
-        temporary.replace(path)
+        temporary.replace(path if to is None else to)
     finally:
         temporary.unlink(missing_ok=True)
     return True

@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline import storage
+from pipeline.claim import check_held
+from synth.engines.cache import AnswerCache
 
 #: Seconds between two copies: what was answered since the last one is asked again where the machine is lost.
 EVERY = 60.0
@@ -22,10 +24,22 @@ class KeptAnswers:
         self._copied = time.monotonic()
 
     def restore(self) -> None:
-        """Gets those files that are not here. Those that are here know at least as much."""
+        """Gets the files as the store has them, with what only those here know: another machine may have gone on meanwhile.
+
+        Raises SynthError where one is damaged.
+        """
         for path in self._paths:
             if not path.exists():
                 storage.download(path)
+                continue
+            there = path.with_name(f".{path.name}.there.tmp")
+            if not storage.download(path, there):
+                continue
+            with closing(AnswerCache(there)) as answers:
+                answers.absorb(path)
+            for ending in ("-wal", "-shm"):
+                path.with_name(path.name + ending).unlink(missing_ok=True)
+            there.replace(path)
 
     def forget(self) -> None:
         """Removes the copies."""
@@ -42,6 +56,7 @@ class KeptAnswers:
         for path in self._paths:
             if not path.exists():
                 continue
+            check_held(path.parent)
             copy = path.with_name(f".{path.name}.copy.tmp")
             try:
                 with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
