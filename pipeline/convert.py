@@ -25,6 +25,7 @@ from pipeline.conversation import Conversation, RecordError, Source, conversatio
 from pipeline.errors import ConservationError
 from pipeline.ingest import RAW_LIMIT
 from pipeline.manifest import Output, fetch_file, keep, output_of
+from pipeline.memory import give_back
 from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, to_json, token_grid_metadata
 from pipeline.relayout import Relayed
 from pipeline.script import Script, ScriptPolicy, perform
@@ -659,7 +660,9 @@ def convert_shard(units: Path, number: int, directory: Path, converter: Converte
         )
     written = sorted(p for p in paths.values() if p.exists())
     outputs = [output_of(p, directory, pq.read_metadata(p).num_rows) for p in written]
-    return ShardResult(keep(directory, outputs), counts, recount)
+    result = ShardResult(keep(directory, outputs), counts, recount)
+    give_back()
+    return result
 
 
 def _unit_batches(path: Path) -> Iterator[list[dict[str, Any]]]:
