@@ -14,6 +14,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.artifacts import place_of, publish_links, publish_stage_table
+from flows.inputs import just_made
 from flows.runners import Place, RunnerName
 from flows.stages import (
     DEMO,
@@ -51,7 +52,8 @@ def run_stages(run: Run, given: dict[str, Any], results: list[Result]) -> None:
         one = FLOWS[stage.name]
         parameters = {key: value for key, value in given.items() if key in one.parameters.properties}
         before = read_manifest(run.out / stage.folder)
-        state: Any = one(**parameters, return_state=True)
+        with just_made(results):
+            state: Any = one(**parameters, return_state=True)
         found = state.result(raise_on_failure=False)
         if isinstance(found, Result):
             get_run_logger().info("%s: %s", stage.name, state.message)

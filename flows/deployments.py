@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import zoneinfo
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -16,14 +17,19 @@ import yaml
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from prefect.deployments.runner import DeploymentApplyError
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.schedules import Cron, Interval, Schedule
+from prefect.server.schemas.schedules import CronSchedule as CronDates
 from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
+from pydantic import ValidationError
 
 from flows.runners import Place, RunnerName
-from flows.stages import GPU_LIMIT, STAGES, checked
+from flows.stages import DEMO, GPU_LIMIT, STAGES, checked
 from pipeline.config import ConfigError
 from pipeline.errors import PipelineError
 
@@ -31,58 +37,59 @@ PREFECT_FILE = "prefect.yaml"
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
+#: The shortest and the longest interval of a schedule, in seconds.
+SHORTEST, LONGEST = 60, 366 * 86400
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A deployment as it is asked for; None (and nothing set): as ``prefect.yaml`` says.
+    """A deployment as it is asked for; None (and nothing set): as it is on the server, else as ``prefect.yaml`` says.
 
     ``stage``: one stage's flow, not the whole build's. ``cron`` or ``interval`` (``90s``, ``30m``, ``6h``, ``1d``) make a
-    schedule, in ``timezone`` (IANA name).
+    schedule, in ``timezone`` (IANA name). ``reset``: what is on the server does not count.
     """
 
     name: str | None = None
     stage: str | None = None
     work_pool: str | None = None
-    runner: str = "local"
+    runner: str | None = None
     address: str | None = None
-    gpus: int = 0
-    workers: int = 0
+    gpus: int | None = None
+    workers: int | None = None
     config: str | None = None
     out: str | None = None
     overrides: Sequence[str] = ()
     cron: str | None = None
     interval: str | None = None
     timezone: str | None = None
+    reset: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Made:
-    """What the server has now."""
+    """What the server has now; ``kept``: what of it was there before and is not what ``prefect.yaml`` says."""
 
-    name: str
-    pool: bool
-    limit: bool
+    name: str = ""
+    pool: str = ""
+    pool_is_new: bool = False
+    limit_is_new: bool = False
+    kept: list[str] = field(default_factory=list)
 
 
 def deploy(wanted: Wanted) -> Iterator[str]:
     """Registers a deployment and yields lines for people: what was registered, how to start a worker and a run.
 
-    The work pool (of type process; default: that of ``prefect.yaml``) and the limit ``multistream-gpu`` are made if they
-    are not there. The current folder, which must be the root of a checkout, becomes the working directory of the runs.
-    Raises PipelineError where there is no ``prefect.yaml``, a parameter is wrong, no server is named, it does not answer,
-    or it refuses.
+    Where the deployment is there, what is not asked for stays as it is: parameters, schedules, work pool. The work pool (of
+    type process; default: that of ``prefect.yaml``) and the limit ``multistream-gpu`` are made if they are not there. The
+    current folder, which must be the root of a checkout, becomes the working directory of the runs. Raises PipelineError
+    where there is no ``prefect.yaml``, a parameter is wrong, no server is named, it does not answer, or it refuses.
     """
-    if wanted.runner not in get_args(RunnerName):
+    if wanted.runner is not None and wanted.runner not in get_args(RunnerName):
         raise ConfigError(f"--runner {wanted.runner!r} is none of {', '.join(get_args(RunnerName))}")
     checkout = Path.cwd()
-    settings = read_deployment(checkout / PREFECT_FILE, wanted.runner)
+    settings = read_deployment(checkout / PREFECT_FILE, wanted.runner or "local")
     schedule = schedule_of(wanted)
-    settings["parameters"] = parameters_of(wanted, settings.get("parameters") or {})
-    settings["name"] = wanted.name or settings["name"]
-    if wanted.stage is not None:
-        settings["entrypoint"] = f"{settings['entrypoint'].rpartition(':')[0]}:{wanted.stage}"
-        settings["description"] = None
-    pool = wanted.work_pool or settings["work_pool"]["name"]
+    parameters_of(wanted, settings["parameters"])
     url = get_current_settings().api.url
     if not url:
         raise PipelineError(
@@ -90,42 +97,62 @@ def deploy(wanted: Wanted) -> Iterator[str]:
             "`export PREFECT_API_URL=http://127.0.0.1:4200/api` and run this again"
         )
     try:
-        made = asyncio.run(_register(settings, checkout, pool, schedule))
+        made = asyncio.run(_register(wanted, settings, checkout, schedule))
     except httpx.TransportError as error:
         raise PipelineError(f"the Prefect server at {url} does not answer ({error}): is it running?") from error
     except (PrefectHTTPStatusError, DeploymentApplyError) as error:
-        raise PipelineError(f"the Prefect server at {url} refused: {str(error).splitlines()[0]}") from error
-    yield f"{'made' if made.pool else 'found'} work pool {pool} (type process) on {url}"
-    yield f"{'made' if made.limit else 'found'} concurrency limit {GPU_LIMIT}"
+        raise PipelineError(f"the Prefect server at {url} refused: {_line(error)[:300]}") from error
+    yield f"{'made' if made.pool_is_new else 'found'} work pool {made.pool} (type process) on {url}"
+    yield f"{'made' if made.limit_is_new else 'found'} concurrency limit {GPU_LIMIT}"
     yield f"registered {made.name}, working directory {checkout}"
+    for one in made.kept:
+        yield f"kept:            {one} (--reset drops it)"
     if schedule is not None:
         every = wanted.cron or f"every {wanted.interval}"
         yield f"scheduled:       {every} ({wanted.timezone or 'UTC'})"
-    yield f"start a worker:  prefect worker start --pool {pool}"
+    yield f"start a worker:  prefect worker start --pool {made.pool}"
     yield f"run it:          prefect deployment run {made.name} --watch"
 
 
-def parameters_of(wanted: Wanted, given: dict[str, Any]) -> dict[str, Any]:
-    """The deployment's parameters: those of ``prefect.yaml`` with what was asked for. Raises PipelineError."""
-    asked_for: dict[str, Any] = {
-        "config": wanted.config, "out": wanted.out, "overrides": list(wanted.overrides), "workers": wanted.workers,
-        "address": wanted.address, "gpus": wanted.gpus,
-    }  # fmt: skip
-    parameters = {**given, **{key: value for key, value in asked_for.items() if value}}
-    place = Place(cast(RunnerName, wanted.runner), parameters.get("address"), wanted.workers, wanted.gpus)
-    checked(parameters["config"], wanted.out, wanted.overrides, False, place)
-    if wanted.stage is None:
-        return parameters
+def parameters_of(wanted: Wanted, given: Mapping[str, Any], there: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The deployment's parameters: what is asked for, else what is ``there`` already, else what ``prefect.yaml`` has given.
+
+    Of another runner than the one that is asked for neither address nor GPUs are kept. Raises PipelineError.
+    """
+    asked_for = _asked_for(wanted)
+    kept = dict(there or {})
+    if wanted.runner is not None and kept.get("runner", "local") != wanted.runner:
+        kept = {key: value for key, value in kept.items() if key not in ("runner", "address", "gpus")}
+    parameters = {**given, **kept, **asked_for}
+    place = Place(
+        cast(RunnerName, parameters.get("runner") or "local"),
+        parameters.get("address"),
+        parameters.get("workers") or 0,
+        parameters.get("gpus") or 0,
+    )
+    overrides = tuple(map(str, parameters.get("overrides") or ()))
+    checked(parameters.get("config") or DEMO, parameters.get("out"), overrides, False, place)
     known = _flow_of(wanted.stage).parameters.properties
     for key in ("workers", "address", "gpus"):
-        if asked_for[key] and key not in known:
+        if key in asked_for and key not in known:
             raise ConfigError(f"stage {wanted.stage} takes no {key}")
     return {key: value for key, value in parameters.items() if key in known}
 
 
-def _flow_of(stage: str) -> Flow[..., Any]:
-    from flows.build import FLOWS
+def _asked_for(wanted: Wanted) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "config": wanted.config, "out": wanted.out, "overrides": list(wanted.overrides) or None,
+        "workers": wanted.workers, "address": wanted.address, "gpus": wanted.gpus,
+    }  # fmt: skip
+    return {key: value for key, value in values.items() if value is not None}
 
+
+def _flow_of(stage: str | None) -> Flow[..., Any]:
+    """The flow of a stage; of the whole build for None. Raises ConfigError."""
+    from flows.build import FLOWS, build_multistream_dataset
+
+    if stage is None:
+        return build_multistream_dataset
     if stage not in FLOWS:
         raise ConfigError(f"there is no stage {stage!r}: it is one of {', '.join(STAGES)}")
     return FLOWS[stage]
@@ -139,36 +166,113 @@ def schedule_of(wanted: Wanted) -> Schedule | None:
     if wanted.cron is not None and wanted.interval is not None:
         raise ConfigError("--cron and --interval are two schedules: give one of them")
     if wanted.cron is not None:
+        if not wanted.cron.startswith("@") and len(wanted.cron.split()) != 5:
+            raise ConfigError(f"--cron {wanted.cron!r} is none: it has five fields, from minutes to weekdays")
         try:
+            asyncio.run(CronDates(cron=wanted.cron, timezone=zone).get_dates(1))
             return Cron(wanted.cron, timezone=zone)
+        except ValidationError as error:
+            raise ConfigError(f"--cron {wanted.cron!r}: {error.errors()[0]['msg']}") from error
         except ValueError as error:
-            raise ConfigError(f"--cron {wanted.cron!r}: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"--cron {wanted.cron!r} names no time that will come: {_line(error)}") from error
     if wanted.interval is not None:
         found = re.fullmatch(r"(\d{1,7})([smhd])", wanted.interval)
         if found is None or int(found[1]) == 0:
             raise ConfigError(f"--interval {wanted.interval!r} is none: it is a number with s, m, h or d, like 6h")
-        return Interval(timedelta(seconds=int(found[1]) * _SECONDS[found[2]]), timezone=zone)
+        seconds = int(found[1]) * _SECONDS[found[2]]
+        if not SHORTEST <= seconds <= LONGEST:
+            raise ConfigError(f"--interval {wanted.interval!r} is no time between a minute and a year")
+        return Interval(timedelta(seconds=seconds), timezone=zone)
     if zone is not None:
         raise ConfigError("--timezone is that of a schedule: add --cron or --interval")
     return None
 
 
-async def _register(settings: dict[str, Any], checkout: Path, pool: str, schedule: Schedule | None) -> _Made:
+async def _register(wanted: Wanted, settings: dict[str, Any], checkout: Path, schedule: Schedule | None) -> _Made:
+    made = _Made()
     async with get_client() as client:
-        made_pool = await _ensure_process_pool(client, pool)
-        made_limit = await _ensure_limit(client)
-    flow: Flow[..., Any] = await Flow.afrom_source(str(checkout), settings["entrypoint"])
+        made.limit_is_new = await _ensure_limit(client)
+        entrypoint = settings["entrypoint"]
+        if wanted.stage is not None:
+            entrypoint = f"{entrypoint.rpartition(':')[0]}:{wanted.stage}"
+        flow: Flow[..., Any] = await Flow.afrom_source(str(checkout), entrypoint)
+        name = wanted.name or settings["name"]
+        there = await _there(client, f"{flow.name}/{name}")
+        if there is not None and wanted.reset:
+            await _drop_schedules(client, there)
+            there = None
+        before = there.parameters if there is not None else {}
+        if wanted.runner is None and before.get("runner", "local") != "local":
+            settings = read_deployment(checkout / PREFECT_FILE, before["runner"])
+        parameters = parameters_of(wanted, settings["parameters"], before)
+        default = (settings.get("work_pool") or {}).get("name")
+        made.pool = wanted.work_pool or (there.work_pool_name if there is not None else None) or default or ""
+        if not made.pool:
+            raise PipelineError(f"{checkout / PREFECT_FILE} names no work pool: name one with --work-pool")
+        if there is not None:
+            made.kept = list(_kept(wanted, there, settings["parameters"], parameters, default))
+            if schedule is not None:
+                await _drop_schedules(client, there)
+            else:
+                made.kept += [f"schedule {_in_words(one)}" for one in there.schedules]
+        made.pool_is_new = await _ensure_process_pool(client, made.pool)
     deployment = await flow.ato_deployment(
-        settings["name"],
-        parameters=settings["parameters"],
-        description=settings.get("description"),
-        tags=settings.get("tags", []),
+        name,
+        parameters=parameters,
+        description=None if wanted.stage is not None else settings.get("description"),
+        tags=settings.get("tags") or [],
         schedules=[schedule] if schedule is not None else None,
-        work_pool_name=pool,
-        job_variables=settings["work_pool"].get("job_variables", {}),
+        paused=there.paused if there is not None else None,
+        work_pool_name=made.pool,
+        job_variables=(settings.get("work_pool") or {}).get("job_variables") or {},
     )
+    if there is not None and schedule is None:
+        deployment.model_fields_set.discard(
+            "schedules"
+        )  # what is not set is not sent: the server leaves them as they are
     await deployment.aapply()
-    return _Made(deployment.full_name, made_pool, made_limit)
+    made.name = deployment.full_name
+    return made
+
+
+async def _there(client: PrefectClient, name: str) -> DeploymentResponse | None:
+    try:
+        return await client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+async def _drop_schedules(client: PrefectClient, there: DeploymentResponse) -> None:
+    for one in there.schedules:
+        await client.delete_deployment_schedule(there.id, one.id)
+
+
+def _kept(
+    wanted: Wanted, there: DeploymentResponse, given: Mapping[str, Any], now: Mapping[str, Any], pool: str | None
+) -> Iterator[str]:
+    """What was not asked for, and would be otherwise if the deployment were new."""
+    asked_for = _asked_for(wanted)
+    for key, value in now.items():
+        if key not in asked_for and value != given.get(key):
+            yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+    if wanted.work_pool is None and there.work_pool_name not in (None, pool):
+        yield f"work pool {there.work_pool_name}"
+    if there.paused:
+        yield "paused, as it was"
+
+
+def _in_words(one: DeploymentSchedule) -> str:
+    """A schedule: when, in which time zone, and whether it is off."""
+    schedule = one.schedule
+    if isinstance(schedule, CronSchedule):
+        when = schedule.cron
+    elif isinstance(schedule, IntervalSchedule):
+        when = f"every {schedule.interval}"
+    elif isinstance(schedule, RRuleSchedule):
+        when = schedule.rrule
+    else:
+        return "none"
+    return f"{when} ({schedule.timezone or 'UTC'})" + ("" if one.active else ", which is off")
 
 
 async def _ensure_process_pool(client: PrefectClient, name: str) -> bool:
@@ -205,8 +309,18 @@ def read_deployment(path: Path, name: str) -> dict[str, Any]:
         raise PipelineError(f"there is no {path}: run this in the root of a checkout") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PipelineError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    deployments: list[dict[str, Any]] = value.get("deployments") or [] if isinstance(value, dict) else []
-    found = next((d for d in deployments if d.get("name") == name), None)
+    deployments = value.get("deployments") if isinstance(value, dict) else None
+    named = deployments if isinstance(deployments, list) else []
+    found = next((d for d in named if isinstance(d, dict) and d.get("name") == name), None)
     if found is None:
         raise PipelineError(f"{path} holds no deployment called {name!r}")
-    return found
+    if ":" not in str(found.get("entrypoint")):
+        raise PipelineError(f"{path}: deployment {name!r} has no entrypoint of the form FILE:FLOW")
+    for key in ("parameters", "work_pool"):
+        if not isinstance(found.get(key) or {}, dict):
+            raise PipelineError(f"{path}: {key} of deployment {name!r} is no mapping")
+    return {**found, "parameters": found.get("parameters") or {}}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
 from pipeline.errors import PipelineError
+from pipeline.faults import verdict
 
 #: New tries after the first one.
 RETRIES = 4
@@ -55,7 +56,8 @@ def may_pass(error: BaseException) -> bool:
     if isinstance(error, (PipelineError, *_LASTING)):
         return False
     if isinstance(error, OSError):
-        return error.errno not in _LASTING_CODES
+        known = verdict(error)  # the Hub's 404 is an OSError too
+        return error.errno not in _LASTING_CODES if known is None else known
     return isinstance(error, (BrokenProcessPool, httpx.TransportError, *lost_worker()))
 
 

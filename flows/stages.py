@@ -6,7 +6,7 @@ Prefect's result cache is not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.artifacts import RunView, counts_of, publish_report, publish_synthesis
+from flows.inputs import finished
 from flows.retries import RETRIES, is_worth_a_retry, waits
 from flows.runners import ConvertOne, Place, RunnerName, on_a_gpu, shards_in
 from pipeline import folders, storage
@@ -55,8 +56,11 @@ GPU_LIMIT = "multistream-gpu"
 #: Seconds after which the slot of a run that was killed is free again.
 LEASE_SECONDS = 60.0
 
-#: A stage's work: configuration, what its paths are relative to, the build's folder, whether anew, a watcher.
-Work = Callable[[BuildConfig, Path, Path, bool, Watcher], Result | None]
+#: The finished stages that one reads, by folder.
+Made = Mapping[str, Result]
+
+#: A stage's work: configuration, what its paths are relative to, the build's folder, what it reads, whether anew, a watcher.
+Work = Callable[[BuildConfig, Path, Path, Made, bool, Watcher], Result | None]
 
 
 def stage_task(name: str, work: Callable[P, R], run_name: str | None = None) -> Task[P, R]:
@@ -81,34 +85,29 @@ def convert_with(convert: ConvertOne, number: int, units: Path, directory: Path)
 convert_one = stage_task("convert shard", convert_with, "convert shard {number}")
 
 
-def finished(out: Path, folder: str) -> Result:
-    """A stage that was run before. Raises PipelineError where it was not."""
-    manifest = read_manifest(out / folder)
-    if manifest is None:
-        name = next(stage.name for stage in STAGES.values() if stage.folder == folder)
-        raise PipelineError(
-            f"{storage.shown(out / folder)} holds no finished stage: run multistream-{name} first, or the whole build"
-        )
-    return Result(out / folder, manifest, skipped=True)
+def _ingest(config: BuildConfig, base: Path, out: Path, _made: Made, fresh: bool, watcher: Watcher) -> Result:
+    return run_ingest(config, base, out, fresh, watcher)
 
 
-def _dataset(config: BuildConfig, _base: Path, out: Path, fresh: bool, watcher: Watcher) -> Result:
-    before = [folders.CONVERT, *([folders.SYNTH] if config.synth is not None else [])]
-    return run_dataset(config, out, [finished(out, name) for name in before], fresh, watcher)
+def _synth(config: BuildConfig, base: Path, out: Path, _made: Made, fresh: bool, watcher: Watcher) -> Result | None:
+    return run_synthesize(config, base, out, fresh, watcher)
 
 
-def _train(config: BuildConfig, _base: Path, out: Path, fresh: bool, watcher: Watcher) -> Result | None:
-    return run_train(config, out, finished(out, folders.DATASET), fresh, watcher)
+def _dataset(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result:
+    return run_dataset(config, out, list(made.values()), fresh, watcher)
 
 
-def _control(config: BuildConfig, _base: Path, out: Path, fresh: bool, watcher: Watcher) -> Result | None:
-    return run_control(config, out, finished(out, folders.DATASET), fresh, watcher)
+def _train(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
+    return run_train(config, out, made[folders.DATASET], fresh, watcher)
 
 
-def _evaluate(config: BuildConfig, _base: Path, out: Path, fresh: bool, watcher: Watcher) -> Result:
-    control = finished(out, folders.CONTROL) if folders.CONTROL in stages_of(config) else None
-    dataset, checkpoint = finished(out, folders.DATASET), finished(out, folders.CHECKPOINT)
-    return run_evaluate(config, out, dataset, checkpoint, control, fresh, watcher)
+def _control(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
+    return run_control(config, out, made[folders.DATASET], fresh, watcher)
+
+
+def _evaluate(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result:
+    dataset, checkpoint = made[folders.DATASET], made[folders.CHECKPOINT]
+    return run_evaluate(config, out, dataset, checkpoint, made.get(folders.CONTROL), fresh, watcher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +123,9 @@ class Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("ingest", folders.INGEST, run_ingest),
+        Stage("ingest", folders.INGEST, _ingest),
         Stage("convert", folders.CONVERT, None),
-        Stage("synth", folders.SYNTH, run_synthesize, loads_a_model=True),
+        Stage("synth", folders.SYNTH, _synth, loads_a_model=True),
         Stage("dataset", folders.DATASET, _dataset),
         Stage("train", folders.CHECKPOINT, _train, loads_a_model=True),
         Stage("control", folders.CONTROL, _control, loads_a_model=True),
@@ -136,13 +135,19 @@ STAGES = {
 
 
 def do_stage(
-    stage: str, config: BuildConfig, base: Path, out: Path, fresh: bool, mounted: Sequence[storage.Mount] = ()
+    stage: str,
+    config: BuildConfig,
+    base: Path,
+    out: Path,
+    made: Made,
+    fresh: bool,
+    mounted: Sequence[storage.Mount] = (),
 ) -> Result:
     """The work of a stage's task, in this process or on a node of a cluster."""
     storage.mount(*mounted)
     work = STAGES[stage].work
     assert work is not None
-    result = work(config, base, out, fresh, RunView())
+    result = work(config, base, out, made, fresh, RunView())
     assert result is not None
     return result
 
@@ -167,29 +172,29 @@ def checked(config: str, out: str | None, overrides: Sequence[str], fresh: bool,
 
 
 def run_stage_of(stage: Stage, run: Run) -> Result:
-    """Runs a stage, or skips it. Raises PipelineError, also where an earlier stage is not there."""
+    """Runs a stage, or skips it. Raises PipelineError, also where one that it reads is not there, damaged or stale."""
     config = run.asked.config
     if stage.folder not in stages_of(config):
         raise ConfigError(f"the configuration asks for no {stage.name}: see docs/configuration.md")
+    made = {name: finished(run.asked, run.out, name) for name in inputs_of(stage.folder, run.asked)}
     if stage.work is None:
-        ingested = finished(run.out, folders.INGEST)
         shards = shards_in(run.place, convert_one)
-        return run_convert(config, run.out, ingested, run.place.workers, run.fresh, RunView(), shards)
+        return run_convert(config, run.out, made[folders.INGEST], run.place.workers, run.fresh, RunView(), shards)
     parameters: dict[str, Any] = {
-        "stage": stage.name, "config": config, "base": run.asked.base, "out": run.out, "fresh": run.fresh,
-        "mounted": storage.mounts(),
+        "stage": stage.name, "config": config, "base": run.asked.base, "out": run.out, "made": made,
+        "fresh": run.fresh, "mounted": storage.mounts(),
     }  # fmt: skip
     one = stage_task(stage.name, do_stage)
     if stage.loads_a_model and run.place.gpus:
         return on_a_gpu(run.place, one, parameters)
-    with _slot(stage, run):
+    with _slot(stage, run, made):
         result: Result = one(**parameters)
         return result
 
 
-def _slot(stage: Stage, run: Run) -> AbstractContextManager[None]:
+def _slot(stage: Stage, run: Run, made: Made) -> AbstractContextManager[None]:
     """A slot of the GPU limit for a stage that will load a model here. Where nobody made the limit, it holds nobody up."""
-    if not stage.loads_a_model or not _loads(stage, run.asked.config) or _is_done(stage, run):
+    if not stage.loads_a_model or not _loads(stage, run.asked.config) or _is_done(stage, run, made):
         return nullcontext()
     return concurrency(GPU_LIMIT, occupy=1, lease_duration=LEASE_SECONDS)
 
@@ -205,12 +210,11 @@ def _loads(stage: Stage, config: BuildConfig) -> bool:
     return isinstance(settings.engine, VllmOptions) or isinstance(judge_engine(settings)[1], VllmOptions)
 
 
-def _is_done(stage: Stage, run: Run) -> bool:
+def _is_done(stage: Stage, run: Run, made: Made) -> bool:
     """Whether the stage will be skipped, as far as can be told without reading its files."""
     there = read_manifest(run.out / stage.folder)
     if run.fresh or there is None or there.notes.get("resumable"):
         return False
-    made = {name: finished(run.out, name) for name in inputs_of(stage.folder, run.asked)}
     if plan_stage(stage.folder, run.asked, made).fingerprint != there.fingerprint:
         return False
     return not damaged(run.out / stage.folder, there.outputs, digests=False)

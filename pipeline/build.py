@@ -13,6 +13,7 @@ from pipeline.asked import Asked, recording
 from pipeline.config import BuildConfig, ConfigError, SourceConfig, parse_config
 from pipeline.convert import ConvertConfig, ShardCounts, ShardResult
 from pipeline.errors import PipelineError
+from pipeline.located import check_control, check_named, check_synth_models, check_tokenizer_of
 from pipeline.manifest import Manifest, Result
 from pipeline.shards import ShuffleConfig
 from pipeline.stages.ingest import IngestConfig, InputSource, ingest_stage
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.training.settings import TrainConfig
     from synth.config import SynthConfig
     from synth.shards import RunShards as AskShards
+    from synth.stage import State as SynthState
 
 
 class GateError(PipelineError):
@@ -77,6 +79,8 @@ def train_config(config: BuildConfig, folder: str = folders.CHECKPOINT) -> tuple
 
     values = dict(config.train or {})
     model = values.pop("model", "smollm2")
+    if not isinstance(model, str) or not model:
+        raise ConfigError(f"train.model is {model!r}, it must be smollm2, a folder, or a Hub id")
     if folder == folders.CONTROL:
         values["shuffle_inputs"] = True
     return model, cast(TrainConfig, section(values, "train", TrainConfig, seed=config.seed))
@@ -86,15 +90,17 @@ def section(
     config: dict[str, Any] | None, what: str, kind: type[Any], base: Path | None = None, **defaults: Any
 ) -> Any:
     """A dataclass made of a free section of the configuration. Raises ConfigError for keys and values it does not take."""
+    if config is not None and not isinstance(config, dict):
+        raise ConfigError(f"{what} is {config!r}, it must be a section of keys")
     values = {**defaults, **(config or {})}
     known = [f.name for f in fields(kind)]
     for key in values:
         if key not in known:
             from difflib import get_close_matches
 
-            close = get_close_matches(key, known, n=1, cutoff=0.5)
+            close = get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
-            raise ConfigError(f"unknown key {what + '.' + key!r}{hint}")
+            raise ConfigError(f"unknown key {f'{what}.{key}'!r}{hint}")
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
@@ -178,13 +184,16 @@ def run_synthesize(
     def progress(state: State) -> None:
         nonlocal told, part
         what, done = ("dialogues asked", state.usage.finished) if state.in_shards else ("dialogues", state.done)
-        if part != what:
+        if _is_replayed(state):  # what comes before the first new answer is of an earlier run
+            tell_part(watcher, state.asked, kept=state.usage.finished)
+            told, part = state.usage.finished, what
+        elif part != what:
             tell_part(watcher, state.asked)
             told, part = 0, what
         speed = state.usage.tokens_per_second
-        watcher.progress(done - told, what + (f", {speed:,.0f} tokens/s" if speed else ""))
+        watcher.progress(max(0, done - told), what + (f", {speed:,.0f} tokens/s" if speed else ""))
         tell_rejected(watcher, state.rejected - rejected)
-        told = done
+        told = max(told, done)
         rejected.update(state.rejected - rejected)
 
     settings = synth_config(config)
@@ -206,6 +215,14 @@ def run_synthesize(
         raise PipelineError(str(error)) from error
     watcher.finished(result)
     return result
+
+
+def _is_replayed(state: SynthState) -> bool:
+    """Whether there were answers, and all of them were stored by an earlier run."""
+    usage = state.usage
+    if usage.new_tokens or not usage.requests:
+        return False
+    return state.in_shards or not getattr(state.engine, "asked", True)
 
 
 def run_dataset(config: BuildConfig, out: Path, inputs: Sequence[Result], fresh: bool, watcher: Watcher) -> Result:
@@ -296,8 +313,10 @@ def evaluate_config(config: BuildConfig, control: Result | None = None) -> Evalu
     named = values.pop("control", None)
     if isinstance(named, bool) or named is None:
         place = control.directory if control is not None else None
+    elif isinstance(named, str) and named:
+        place = Path(named)
     else:
-        place = Path(str(named))
+        raise ConfigError(f"evaluate.control is {named!r}, it must be true, false, or the folder of a checkpoint")
     return cast(EvaluateConfig, section({**values, "control": place}, "evaluate", EvaluateConfig, gate=gate))
 
 
@@ -309,12 +328,19 @@ def check_gate(report: Result) -> None:
 
 
 def check_sections(config: BuildConfig) -> None:
-    """Validates the free sections before any work is done. Raises ConfigError."""
+    """Validates the free sections before any work is done, and looks whether what they name is there. Raises ConfigError.
+
+    Nothing is fetched: whether the Hub has a model or a data set is found by the stage that needs it.
+    """
+    check_tokenizer_of(config)
     if config.synth is not None:
-        synth_config(config)
+        check_synth_models(synth_config(config))
     if config.train is not None:
-        train_config(config)
-        evaluate_config(config)
+        check_named(train_config(config)[0], "train.model")
+    if config.train is not None or config.evaluate is not None:
+        control = evaluate_config(config).control
+        if control is not None:
+            check_control(control)
 
 
 def stages_of(config: BuildConfig) -> tuple[str, ...]:

@@ -131,7 +131,10 @@ def source_of(argument: str) -> dict[str, Any]:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
-    """Reads a YAML configuration; ``overrides`` are ``key.sub=value`` with YAML values. Raises ConfigError."""
+    """Reads a YAML configuration; ``overrides`` are ``key.sub=value`` with YAML values. Raises ConfigError.
+
+    Paths of models and tokenizers are made absolute; sources and scenarios stay relative to the file.
+    """
     try:
         value = strict_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -142,8 +145,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
         raise ConfigError(f"configuration {path} must be a mapping of keys, not {type(value).__name__}")
     for override in overrides:
         _set(value, override)
+    from pipeline.located import located
+
     config: BuildConfig = parse_config(value, str(path))
-    return config
+    return located(config, path.resolve().parent)
 
 
 def _set(value: dict[str, Any], override: str) -> None:

@@ -14,6 +14,7 @@ from pipeline.containers.units import RAW_LIMIT as RAW_LIMIT
 from pipeline.containers.units import Unit as Unit
 from pipeline.containers.units import in_one_line
 from pipeline.errors import InputError
+from pipeline.faults import client_errors, told
 
 
 def read_units(place: Place, max_unit_bytes: int) -> Iterator[Unit]:
@@ -30,7 +31,10 @@ def read_units(place: Place, max_unit_bytes: int) -> Iterator[Unit]:
 
 
 def hub_units(dataset: str, config: str | None, split: str, revision: str | None) -> Iterator[Unit]:
-    """The rows of a Hub data set (or of a folder that ``datasets`` can load), streamed. Raises InputError."""
+    """The rows of a Hub data set (or of a folder that ``datasets`` can load), streamed.
+
+    Raises InputError; StoreError where the Hub may answer another time.
+    """
     import pyarrow as pa
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
@@ -43,8 +47,12 @@ def hub_units(dataset: str, config: str | None, split: str, revision: str | None
         ).decode(False)  # images and sounds stay the bytes they are: nothing is decoded that is then refused
         for index, row in enumerate(rows):
             yield row_unit(index, row)
-    except (DatasetNotFoundError, DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"Hub data set {dataset!r} ({split}) cannot be read: {in_one_line(error)}") from error
+    except (
+        DatasetNotFoundError, DatasetGenerationError, pa.ArrowException, *client_errors()
+    ) as error:  # fmt: skip
+        raise told(
+            error, f"Hub data set {dataset!r} ({split}) cannot be read: {in_one_line(error)}", InputError
+        ) from error
 
 
 def sniff(units: Sequence[Unit]) -> list[Any]:

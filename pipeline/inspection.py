@@ -31,6 +31,7 @@ from pipeline.reading import SAMPLE, Input, Reader, input_of_file, input_of_hub
 from pipeline.records import to_json
 from pipeline.relayout import Relayed
 from pipeline.script import Script, perform
+from pipeline.storage import StoreError
 from pipeline.timeline import draft_of, spans_of
 
 #: What one value may take in bytes: the default of ingest.
@@ -328,6 +329,8 @@ def container_of(file: InputFile) -> str:
             packed = next((name for magic, name in _PACKED if head.startswith(magic)), None)
             reader = containers._read(file.path, unpacked(outer), MAX_UNIT_BYTES) if head else None
             kind = _CONTAINERS.get(getattr(reader, "__name__", ""), "empty" if reader is None else "?")
+    except StoreError:
+        raise
     except (*DAMAGED, OSError) as error:
         raise InputError(f"{file.path} cannot be read: {error}") from error
     archive = type(file.archive).__name__.removesuffix("Archive").lower() if file.archive else None

@@ -13,6 +13,7 @@ from pipeline.containers.archives import Member
 from pipeline.containers.places import Place, RemoteFile, open_place
 from pipeline.errors import InputError
 from pipeline.listing import InputFile
+from pipeline.storage import StoreError
 
 _NAME = re.compile(r"(licen[cs]e|copying|unlicense)([-._].*)?", re.IGNORECASE)
 
@@ -91,6 +92,8 @@ def _texts(file: InputFile, folder: str) -> list[Place]:
         if isinstance(file.container, RemoteFile):
             return [p for p in file.container.siblings(folder) if _is_text(p.name)]
         return [p for p in Path(folder).iterdir() if _is_text(p.name) and p.is_file()]
+    except StoreError:
+        raise
     except (OSError, InputError):
         return []
 
@@ -104,6 +107,8 @@ def _license_of(place: Place) -> str | None:
         with open_place(place) as stream:
             data = stream.read(_MOST + 1)
         return identify_license(data.decode("utf-8-sig")) if len(data) <= _MOST else None
+    except StoreError:
+        raise
     except (OSError, UnicodeDecodeError, InputError):
         return None
 

@@ -7,14 +7,14 @@ import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pipeline import folders, storage
 from pipeline.asked import Asked
-from pipeline.build import stages_of
+from pipeline.build import stages_of, train_config
 from pipeline.claim import is_held
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, Manifest, Result, damaged, read_manifest
@@ -96,16 +96,17 @@ def _look_at(look: _Look, name: str) -> StageStatus:
     else:
         try:
             stale = differences(manifest, _wanted(look, name, manifest))
-        except PipelineError as error:
+        except (PipelineError, OSError) as error:
             stale, failed = [], [f"cannot be run: {error}"]
     if not stale and not failed:
         look.settled[name] = Result(directory, manifest, skipped=True)
         failed = list(_refused(look, name, manifest))
     again = manifest.notes.get("resumable") if name == folders.SYNTH else 0
     partial = [f"{again:,} dialogues that were refused or given up can be asked for again"] if again else []
-    parts = _state_of_training(look, name) if stale or held else None
+    parts = _state_of_training(look, name, waits) if stale or held else None
+    shown = [str(parts)] if parts is not None and parts.done else []
     for state, reasons in _ranked(held, broken, stale, failed, partial):
-        return StageStatus(name, state, (*reasons, *([str(parts)] if parts else [])), manifest, parts)
+        return StageStatus(name, state, (*reasons, *shown), manifest, parts)
     return StageStatus(name, "done", (), manifest)
 
 
@@ -136,8 +137,8 @@ def _without_manifest(look: _Look, name: str, held: bool, waits: list[str]) -> S
         return StageStatus(name, "broken", (problem, *shown), parts=parts)
     if parts is not None and parts.done:
         return StageStatus(name, "partial", tuple(shown), parts=parts)
-    begun = any(directory.rglob("*.parquet")) or any(directory.rglob("*.tmp"))
-    if begun:
+    saved = parts is not None and name in (folders.CHECKPOINT, folders.CONTROL)
+    if saved or any(directory.rglob("*.parquet")) or any(directory.rglob("*.tmp")):
         return StageStatus(name, "partial", ("was cut off, nothing of it can be kept",), parts=parts)
     return StageStatus(name, "not begun", (f"waits for {' and '.join(waits)}",) if waits else ())
 
@@ -193,15 +194,23 @@ def _unused(look: _Look, name: str) -> StageStatus:
 
 
 def _with_failure(found: list[StageStatus], asked: Asked) -> list[StageStatus]:
-    """Says why the last run stopped, at the first stage that is not done."""
+    """Says why the last run stopped, at the first stage that is not done.
+
+    One that was finished before and is stale may be so since: it has failed only where training did, which leaves what was
+    there. Of the others the line tells, and the state stays.
+    """
     if asked.failed is None or any(stage.state == "running" for stage in found):
         return found
     for number, stage in enumerate(found):
-        if stage.state in ("partial", "not begun") and stage.manifest is None:
-            told = tuple(r for r in stage.reasons if r not in asked.failed)
-            found[number] = StageStatus(stage.name, "failed", (asked.failed, *told), None, stage.parts)
-        if stage.state not in ("done", "unused"):
-            break
+        if stage.state in ("done", "unused"):
+            continue
+        told = tuple(r for r in stage.reasons if r not in asked.failed)
+        trains = stage.name in (folders.CHECKPOINT, folders.CONTROL) and asked.failed.startswith("training: ")
+        if (stage.state in ("partial", "not begun") and stage.manifest is None) or (stage.state == "stale" and trains):
+            found[number] = replace(stage, state="failed", reasons=(asked.failed, *told))
+        elif stage.state in ("partial", "stale", "broken"):
+            found[number] = replace(stage, reasons=(*stage.reasons, f"the last run stopped: {asked.failed}"))
+        break
     return found
 
 
@@ -211,7 +220,7 @@ def _parts(look: _Look, name: str, waits: list[str]) -> Parts | None:
         return _shards(look, waits)
     if name == folders.SYNTH:
         return _answers(look.out / name)
-    return _state_of_training(look, name)
+    return _state_of_training(look, name, waits)
 
 
 def _shards(look: _Look, waits: list[str]) -> Parts | None:
@@ -224,7 +233,7 @@ def _shards(look: _Look, waits: list[str]) -> Parts | None:
     ingest = look.settled[folders.INGEST].manifest
     try:
         wanted = plan_shards(ingest, plan_stage(folders.CONVERT, look.asked, look.settled))
-    except PipelineError:
+    except (PipelineError, OSError):
         return None
     listing = storage.files_below(directory)
     done = [finished_shard(directory, n, p.fingerprint, listing, look.digests) for n, p in enumerate(wanted)]
@@ -258,16 +267,57 @@ def _rows(path: Path) -> int:
     return int(count)
 
 
-def _state_of_training(look: _Look, name: str) -> Parts | None:
-    """The last saved state of a training run that is not over (see ``pipeline.training.state``)."""
+def _state_of_training(look: _Look, name: str, waits: list[str]) -> Parts | None:
+    """The last saved state of a training run that is not over (see ``pipeline.training.state``).
+
+    None where nothing is saved; no steps where what is saved is of other settings or data. While the data are not known,
+    or what is wanted, the newest state counts.
+    """
     if name not in (folders.CHECKPOINT, folders.CONTROL):
         return None
     saved = sorted((look.out / f".{name}.state").glob("step-*"))
     if not saved:
         return None
-    train = (look.asked.config.train or {}) if look.asked is not None else {}
+    if look.asked is None:
+        return Parts("steps are saved", _step(saved[-1]))
+    train = look.asked.config.train or {}
     total = None if train.get("max_tokens") is not None else train.get("steps")
-    return Parts("steps are saved", int(saved[-1].name.removeprefix("step-")), total)
+    wanted = _fingerprints_of_training(look.asked, look.settled[folders.DATASET], name) if not waits else ()
+    if wanted:
+        saved = [folder for folder in saved if _fingerprint_of_state(folder) in wanted]
+    return Parts("steps are saved", _step(saved[-1]) if saved else 0, total)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _fingerprint_of_state(folder: Path) -> str | None:
+    """None where it cannot be read."""
+    from pipeline.training.state import INFO_FILE
+
+    try:
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        return str(info["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _fingerprints_of_training(asked: Asked, dataset: Result, name: str) -> tuple[str, ...]:
+    """What a state may have to be continued, on a machine with GPUs or without; nothing where the data are not here."""
+    from pipeline.models import resolve_model
+    from pipeline.training.state import run_fingerprint
+
+    model, settings = train_config(asked.config, name)
+    devices = {"cpu", "cuda"} if settings.device == "auto" else {settings.device}
+    if settings.processes > 1 and devices != {"cpu"}:
+        devices |= {"cuda:0"}
+    shards = [path for path in dataset.manifest.paths(dataset.directory, "tokens-") if path.parent.name == "train"]
+    try:
+        base = resolve_model(model)
+        return tuple(run_fingerprint(settings, shards, base, device, settings.processes) for device in devices)
+    except (PipelineError, OSError):
+        return ()
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import PipelineError
+from pipeline.faults import client_errors, told
 
 if TYPE_CHECKING:
     import tiktoken
@@ -115,7 +116,7 @@ def token_ends(tokenizer: TextTokenizer, text: str) -> list[int]:
 
 
 def load_tokenizer(spec: str) -> TextTokenizer:
-    """Loads a tokenizer by its spec. Raises TokenizerError."""
+    """Loads a tokenizer by its spec. Raises TokenizerError; StoreError where the Hub may answer another time."""
     if spec == "smollm2":
         from pipeline.packaged import PackagedModelError, tokenizer_file
 
@@ -137,20 +138,30 @@ def load_tokenizer(spec: str) -> TextTokenizer:
     return HuggingFaceTokenizer(Path(spec).name, path)
 
 
-def _from_hub(spec: str) -> Path:
+def check_tokenizer(spec: str) -> None:
+    """Loads a tokenizer if it is here; of a Hub id nothing is fetched. Raises TokenizerError."""
+    if spec == "smollm2" or spec.startswith("tiktoken:") or Path(spec).exists():
+        load_tokenizer(spec)
+    else:
+        _refuse_path(spec)
+
+
+def _refuse_path(spec: str) -> None:
     if spec.count("/") != 1 or spec.startswith((".", "/")):
         raise TokenizerError(
             f"tokenizer {spec!r} is not there; use smollm2, a folder, a Hub id (owner/name) or tiktoken:PATH"
         )
+
+
+def _from_hub(spec: str) -> Path:
+    _refuse_path(spec)
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(spec, "tokenizer.json"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise TokenizerError(
-            f"tokenizer {spec!r} could not be fetched from the Hub: {str(error).splitlines()[0]}"
-        ) from error
+    except client_errors() as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise told(error, f"tokenizer {spec!r} could not be fetched from the Hub: {said}", TokenizerError) from error
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ import synth.judge as judge
 from pipeline import leaks
 from pipeline.checks import record_violations
 from pipeline.errors import ConservationError
+from pipeline.models import name_of
 from pipeline.records import Clock, Document, build_tables, encode_spans, to_json
 from pipeline.tables import RECORDS, REJECTS, TOKENS
 from synth.config import SynthConfig
@@ -120,7 +121,7 @@ class Finisher:
         self.judge_usage.extend(completions)
         verdicts: list[judge.Verdict | None] = []
         for one, record, completion in zip(built, told, completions, strict=True):
-            verdict = judge.read(record, completion, options.model or self._config.model)
+            verdict = judge.read(record, completion, name_of(options.model or self._config.model))
             if isinstance(verdict, str):
                 fate[one.index] = _reject(one, "unjudged", verdict)
                 verdicts.append(None)

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.claim import claimed
 from pipeline.manifest import Output, Result, damaged, read_manifest, run_stage, sha256_file, write_manifest
+from pipeline.models import name_of
 from pipeline.plan import Plan
 from pipeline.records import Clock
 from pipeline.tokenization import TextTokenizer, load_tokenizer, metadata
@@ -94,6 +95,7 @@ def plan(
     """What the dialogues depend on. ``inputs``: of ``Material``; empty where the configuration names no conversations."""
     settings = {
         **config.model_dump(mode="json", exclude=_NO_SETTINGS),
+        "model": name_of(config.model),
         "engine": _engine_settings(config.model, config.engine),
         "judge": _judge_settings(config),
         "scenarios": [s.model_dump(mode="json") for s in scenarios],
@@ -282,6 +284,7 @@ def _engine_settings(model: str, options: EngineOptions) -> dict[str, Any]:
     chosen = {"kind", "dtype", "lora", "structured", "max_model_len"}
     settings = {k: v for k, v in options.model_dump(mode="json").items() if k in chosen}
     if isinstance(options, VllmOptions):
+        settings["lora"] = None if options.lora is None else name_of(options.lora)
         folders = {"weights": model, "adapter": options.lora}
         settings |= {k: weights(name) for k, name in folders.items() if name and Path(name).expanduser().is_dir()}
     return settings
@@ -291,4 +294,4 @@ def _judge_settings(config: SynthConfig) -> dict[str, Any] | None:
     if config.judge is None:
         return None
     model, options = judge_engine(config)
-    return config.judge.model_dump(mode="json") | {"model": model, "engine": _engine_settings(model, options)}
+    return config.judge.model_dump(mode="json") | {"model": name_of(model), "engine": _engine_settings(model, options)}

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from pipeline.cli import build, chat, data, gain, model, publish, status, synthesize
+from pipeline.cli.stopping import Stopped
 from pipeline.errors import ConfigError, PipelineError
 
 app = typer.Typer(
@@ -28,9 +29,14 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 #: The exit code that typer makes of Ctrl-C.
 _INTERRUPTED = 130
 
+_GO_ON = "what was finished is kept, run the same command to go on"
+
 
 def main() -> None:
-    """Runs the command line. Exit code 0: ok, 1: the work failed, 2: bad usage. Errors are one line on standard error."""
+    """Runs the command line. Exit code 0: ok, 1: the work failed, 2: bad usage. Errors are one line on standard error.
+
+    130: Ctrl-C; 143 and 129: SIGTERM and SIGHUP in a build.
+    """
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:
@@ -39,6 +45,8 @@ def main() -> None:
         _fail(str(error), 2)
     except PipelineError as error:
         _fail(str(error))
+    except Stopped as stop:
+        _fail(f"{stop}; {_GO_ON}", 128 + stop.number)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}")
@@ -46,7 +54,7 @@ def main() -> None:
         _fail(f"{str(error).splitlines()[0]}; if a file is damaged, `multistream validate` names it")
     else:
         if code == _INTERRUPTED:
-            _fail("interrupted; what was finished is kept, run the same command to go on", code)
+            _fail(f"interrupted; {_GO_ON}", code)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -134,7 +134,7 @@ def convert(
     Example: `multistream convert examples/conversations/math_qa.jsonl --out build/math --align thinking`
     """
     from pipeline.asked import Asked, recording
-    from pipeline.build import run_convert, run_dataset, run_ingest, stages_of
+    from pipeline.build import check_sections, run_convert, run_dataset, run_ingest, stages_of
     from pipeline.cli import live
     from pipeline.config import parse_config, source_of
 
@@ -154,6 +154,7 @@ def convert(
         "shards": {"test_fraction": test_fraction},
     }  # fmt: skip
     config = parse_config(value, "convert")
+    check_sections(config)
     with live.watching(stages_of(config), as_json) as watcher, recording(out, Asked(config, Path())):
         ingest = run_ingest(config, Path(), out, fresh, watcher)
         converted = run_convert(config, out, ingest, workers, fresh, watcher)

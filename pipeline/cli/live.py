@@ -18,6 +18,7 @@ from rich.text import Text
 
 from pipeline.cli.board import Board, Row
 from pipeline.cli.console import err
+from pipeline.cli.stopping import stoppable
 
 #: Times that the table is drawn in a second. One drawing takes some 2 ms.
 REFRESH = 3.0
@@ -35,7 +36,15 @@ _COLUMNS = {"stage": 10, "state": 7, "units": 13, "rate": 8, "left": 7, "time": 
 
 @contextmanager
 def watching(stages: Sequence[str], as_json: bool = False) -> Iterator[Board]:
-    """A watcher of a build of these stages. An error is shown in it; when the block is left the terminal is as it was."""
+    """A watcher of a build of these stages. An error is shown in it; when the block is left the terminal is as it was.
+
+    SIGTERM and SIGHUP raise ``pipeline.cli.stopping.Stopped`` in the block.
+    """
+    with stoppable():
+        yield from _watching(stages, as_json)
+
+
+def _watching(stages: Sequence[str], as_json: bool) -> Iterator[Board]:
     if as_json:
         board: Board = EventView(stages)
     elif sys.stderr.isatty() and err.is_interactive and not err.is_dumb_terminal:

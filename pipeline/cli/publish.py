@@ -57,17 +57,25 @@ def push(
 
 
 def deploy(
-    runner: Annotated[str, typer.Option(help="Where shards are converted: local, ray or dask.")] = "local",
+    runner: Annotated[
+        str | None, typer.Option(help="Where shards are converted: local, ray or dask.", show_default="local")
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(help="Address of the Ray or Dask cluster: HOST:PORT, ray://HOST:PORT, or auto for Ray."),
     ] = None,
     gpus: Annotated[
-        int, typer.Option(help="GPUs that each stage that loads a model asks Ray for; 0: none of Ray's.", min=0)
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="GPUs that each stage that loads a model asks Ray for; 0: none of Ray's.", min=0, show_default="0"
+        ),
+    ] = None,
     workers: Annotated[
-        int, typer.Option(help="Converting processes, or shards out at once on a cluster; 0: by the cores.", min=0)
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Converting processes, or shards out at once on a cluster; 0: by the cores.", min=0, show_default="0"
+        ),
+    ] = None,
     config: Annotated[str | None, typer.Option(help="YAML configuration.", show_default="that of prefect.yaml")] = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="Folder or URL to write to.", show_default="build/NAME")
@@ -86,10 +94,14 @@ def deploy(
         str | None,
         typer.Option(help="Work pool of type process; made if it is not there.", show_default="that of prefect.yaml"),
     ] = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Keep no parameters, schedules or work pool that the deployment has now.")
+    ] = False,
 ) -> None:
     """Registers a deployment, `build-multistream-dataset/local`, with the Prefect server that PREFECT_API_URL names.
 
-    Run it in the root of a checkout, which becomes the working directory of the runs. See docs/orchestration.md.
+    Run it in the root of a checkout, which becomes the working directory of the runs. What is not given stays as it is in
+    a deployment that is there. See docs/orchestration.md.
 
     Example: `PREFECT_API_URL=http://127.0.0.1:4200/api multistream deploy --config my.yaml --cron '0 3 * * *'`
     """
@@ -99,7 +111,7 @@ def deploy(
 
     wanted = Wanted(
         name, stage, work_pool, runner, address, gpus, workers, config, out, tuple(set_ or ()), cron,
-        interval, timezone,
+        interval, timezone, reset,
     )  # fmt: skip
     for line in register_deployment(wanted):
         console.out.print(line, markup=False)

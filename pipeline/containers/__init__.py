@@ -15,6 +15,7 @@ from pipeline.containers.packing import DAMAGED, plain_suffix, unpacked
 from pipeline.containers.places import Place, open_place
 from pipeline.containers.units import CHUNK, Unit, in_one_line
 from pipeline.errors import InputError
+from pipeline.storage import StoreError
 
 #: Suffixes by which the data files of a folder are known, plain or compressed; archives beside.
 DATA_SUFFIXES = (
@@ -30,7 +31,10 @@ def is_data_name(name: str) -> bool:
 
 
 def read_container(place: Place, limit: int) -> Iterator[Unit]:
-    """The values of a file in their order. ``limit`` is what one value may take in bytes. Raises InputError."""
+    """The values of a file in their order. ``limit`` is what one value may take in bytes.
+
+    Raises InputError; StoreError where the file is at a URL and may be read another time.
+    """
     try:
         with open_place(place) as outer:
             if not outer.peek(1):
@@ -41,6 +45,8 @@ def read_container(place: Place, limit: int) -> Iterator[Unit]:
                 yield unit
             if empty:
                 raise InputError(f"{place} holds no records")
+    except StoreError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{place} is not there") from None
     except IsADirectoryError:

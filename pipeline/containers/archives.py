@@ -18,6 +18,8 @@ from pipeline.containers.packing import DAMAGED, is_packed, unpacked
 from pipeline.containers.places import Broken, Filled, Place, RemoteFile, open_place
 from pipeline.containers.units import CHUNK, in_one_line
 from pipeline.errors import InputError
+from pipeline.faults import passing_in
+from pipeline.storage import StoreError
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
 
@@ -62,7 +64,10 @@ class Archive(ABC):
         self._paths: set[str] = set()
         try:
             self._list()
+        except StoreError:
+            raise
         except (*DAMAGED, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, struct.error, ValueError) as error:
+            _refuse_passing(error)
             raise ArchiveError(f"{place} is damaged or no archive that can be read: {in_one_line(error)}") from error
         except OSError as error:
             raise ArchiveError(f"{place} cannot be read: {in_one_line(error)}") from error
@@ -158,6 +163,7 @@ class ZipArchive(Archive):
         try:
             return self._opened().open(where)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            _refuse_passing(error)
             raise ArchiveError(f"{self.place}/{where.filename} cannot be read: {in_one_line(error)}") from error
 
     def close(self) -> None:
@@ -270,16 +276,24 @@ class _Slice:
         """The archive stays open for its next member."""
 
 
+def _refuse_passing(error: Exception) -> None:
+    """Raises the StoreError that ``zipfile`` took for damage, where it was one."""
+    if (passing := passing_in(error)) is not None:
+        raise passing
+
+
 def open_archive(place: Place) -> Archive | None:
     """The archive at a place, told by its first bytes, a tar of the oldest form by its name; None for any other file.
 
-    Raises ArchiveError.
+    Raises ArchiveError; StoreError where it is at a URL and may be read another time.
     """
     try:
         with open_place(place) as stream:
             head = stream.peek(_BLOCK)[:_BLOCK]
             if is_packed(head):
                 head = unpacked(stream).peek(_BLOCK)[:_BLOCK]
+    except StoreError:
+        raise
     except (*DAMAGED, OSError) as error:
         if is_archive_name(place.name):
             raise ArchiveError(f"{place} is damaged or no archive that can be read: {in_one_line(error)}") from error

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from pipeline.containers.units import CHUNK, in_one_line
 from pipeline.errors import InputError
+from pipeline.faults import may_pass, told
+from pipeline.storage import StoreError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -139,7 +141,10 @@ class RemoteFile:
 
     def beside(self, relative: str) -> RemoteFile | None:
         """The file at a path relative to this one's folder, where there is one."""
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.path), relative))
+        if _is_http(self.system):
+            path = urljoin(self.path, quote(relative))
+        else:
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(self.path), relative))
         return self.at(path) if self._exists(path) else None
 
     def at(self, path: str) -> RemoteFile:
@@ -155,12 +160,19 @@ class RemoteFile:
         return [self.at(entry["name"]) for entry in found if entry.get("type") == "file"]
 
     def _exists(self, path: str) -> bool:
-        with _one_line(self.url):
-            return bool(self.system.exists(path))
+        if not _is_http(self.system):
+            with _one_line(self.url):
+                return bool(self.system.exists(path))
+        try:  # ``exists`` takes a connection that was lost for a file that is not there
+            with _one_line(self.url):
+                self.system.info(path)
+        except InputError:
+            return False
+        return True
 
 
 class _Remote(Filled):
-    """A remote file as a raw stream whose errors are InputErrors of one line."""
+    """A remote file as a raw stream whose errors are InputErrors and StoreErrors of one line."""
 
     def __init__(self, place: RemoteFile, handle: Any, hashing: bool) -> None:
         super().__init__(handle)
@@ -189,7 +201,10 @@ class _Remote(Filled):
 
 
 class _one_line:
-    """Whatever a file system raises becomes an InputError of one line that names the URL."""
+    """Whatever a file system raises becomes an error of one line that names the URL.
+
+    InputError; StoreError where it may pass: then nothing is known of the input, and the run must not go on without it.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -198,17 +213,32 @@ class _one_line:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, InputError):
+        if not isinstance(error, Exception) or isinstance(error, InputError | StoreError):
             return
         if isinstance(error, FileNotFoundError):
-            if error.__cause__ is None or getattr(error.__cause__, "status", None) in (404, 410):
+            status = getattr(error.__cause__, "status", None)
+            if status in (404, 410) or (not may_pass(error) and not isinstance(status, int)):
                 raise InputError(f"{self._url} is not there") from error
             # Over HTTP ``fsspec`` calls whatever went wrong so.
-            error = error.__cause__
+            error = error.__cause__ or error
         said = in_one_line(error)
         if isinstance(error, ValueError) and any(known in said for known in _ONLY_WHOLE_SAID):
             raise InputError(f"{self._url}: {_ONLY_WHOLE}") from error
-        raise InputError(f"{self._url} cannot be read: {said}") from error
+        raise told(error, f"{self._url} cannot be read: {said}", InputError) from error
+
+
+def _find(system: Any, path: str) -> list[str]:
+    """The files below a folder. Folders that are linked over HTTP and are not there are left out."""
+    if not _is_http(system):
+        found: list[str] = system.find(path)
+        return found
+
+    def refuse(error: OSError) -> None:
+        if may_pass(error):
+            raise error
+
+    listed: list[str] = system.find(path, on_error=refuse)
+    return listed
 
 
 def _name(system: Any, path: str) -> str:
@@ -236,7 +266,10 @@ class Found:
 
 
 def find_remote(url: str) -> Found:
-    """The files that a URL names: a file, those below a folder, or those that a glob matches. Raises InputError."""
+    """The files that a URL names: a file, those below a folder, or those that a glob matches.
+
+    Raises InputError; StoreError where its server may say more another time.
+    """
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
     from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
@@ -261,7 +294,8 @@ def find_remote(url: str) -> Found:
     with _one_line(url):
         marks = "*[" if http else "*?["
         if any(mark in path for mark in marks) and not (not http and system.isfile(path)):
-            names = [name for name in system.glob(path) if http or system.isfile(name)]
+            matched = system.glob(path, detail=True)
+            names = [name for name, info in matched.items() if http or info.get("type") == "file"]
             if not names:
                 raise InputError(f"no file matches {url}")
             root = path
@@ -269,6 +303,6 @@ def find_remote(url: str) -> Found:
                 root = posixpath.dirname(root)
             return Found(root, tuple(below(root, names)), alone=False)
         if path.endswith("/") or (not http and system.isdir(path)):
-            return Found(path.rstrip("/"), tuple(below(path, system.find(path))), alone=False)
+            return Found(path.rstrip("/"), tuple(below(path, _find(system, path))), alone=False)
         system.info(path)
     return Found(posixpath.dirname(path), ((_name(system, path), place(path)),), alone=True)

@@ -15,6 +15,7 @@ from pipeline.containers.places import Place, RemoteFile
 from pipeline.containers.rows import NOT_JSON_LIKE, row_unit
 from pipeline.containers.units import CHUNK, WHOLE, Unit, in_one_line, unusable
 from pipeline.errors import InputError
+from pipeline.storage import StoreError
 
 PARQUET = b"PAR1"
 ARROW_FILE = b"ARROW1\x00\x00"
@@ -69,6 +70,8 @@ def read_arrow(place: Place, stream: io.BufferedReader[Any], limit: int) -> Iter
         with pa.ipc.open_stream(pa.PythonFile(reader, mode="r")) as batches:
             _refuse_twins(place, batches.schema)
             yield from _units(_checked(batches))
+    except StoreError:
+        raise
     except (pa.ArrowException, ValueError, OSError, EOFError) as error:
         raise InputError(f"{place} is cut short or no readable Arrow data: {in_one_line(error)}") from error
     ended = reader.tail == _END

@@ -150,7 +150,9 @@ def run_in_processes(
 
 
 def _start_worker(*given: Any) -> None:
-    """``start_worker`` in a process that Ctrl-C, which a terminal sends to all of a group, ends without a word."""
+    """``start_worker`` in a process that Ctrl-C, which a terminal sends to all of a group, ends without a word; of a
+    terminal that is closed its parent hears, which ends it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     start_worker(*given)

@@ -13,8 +13,10 @@ import pyarrow as pa
 from pipeline.companions import Candidate, find_candidates
 from pipeline.conservation import recount_ingest
 from pipeline.containers.places import Place, RemoteFile
+from pipeline.containers.units import in_one_line
 from pipeline.convert import reject_row
 from pipeline.errors import InputError
+from pipeline.faults import client_errors, told
 from pipeline.ingest import RAW_LIMIT
 from pipeline.licenses import Found, license_beside
 from pipeline.listing import InputFile as InputFile
@@ -26,6 +28,7 @@ from pipeline.plan import Plan
 from pipeline.reading import SAMPLE as SAMPLE
 from pipeline.reading import Input, Item, Reader, input_of_file, input_of_hub
 from pipeline.shards import TableWriter
+from pipeline.storage import StoreError
 from pipeline.tables import REJECTS, UNITS
 
 STAGE, VERSION = "ingest", 2
@@ -161,6 +164,8 @@ def _digest(place: Place, alone: bool) -> str:
             return place.identity()
         assert isinstance(place, Path)
         return sha256_file(place)
+    except StoreError:
+        raise
     except OSError as error:
         if alone:
             raise InputError(f"{place} cannot be read: {error.strerror}") from error
@@ -173,13 +178,14 @@ def _digest(place: Place, alone: bool) -> str:
 
 def _hub_revision(source: InputSource) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     assert source.dataset is not None
     try:
         return str(HfApi().dataset_info(source.dataset, revision=source.revision).sha)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise InputError(f"Hub data set {source.dataset!r} cannot be reached: {str(error).splitlines()[0]}") from error
+    except client_errors() as error:
+        raise told(
+            error, f"Hub data set {source.dataset!r} cannot be reached: {in_one_line(error)}", InputError
+        ) from error
 
 
 def _licenses(files: Sequence[InputFile]) -> tuple[dict[Pointer, str | None], dict[str, dict[str, Any]]]:

@@ -26,7 +26,7 @@ from pipeline.manifest import (
     run_stage,
     sha256_file,
 )
-from pipeline.models import model_digest, quiet_transformers, resolve_model
+from pipeline.models import model_digest, name_of, quiet_transformers, resolve_model
 from pipeline.plan import Plan
 from pipeline.tokenization import HuggingFaceTokenizer, TokenizerError, load_tokenizer
 from pipeline.training.files import check_target
@@ -51,7 +51,8 @@ def plan(dataset: Manifest, model: str, base: Path, config: TrainConfig, digests
 
     Several processes read other packs together than one does, so their number counts, whoever has started them.
     """
-    settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY} | {"model": model}
+    settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY}
+    settings["model"] = name_of(model)
     settings["processes"] = max(config.processes, world_size())
     if settings["processes"] == 1:
         del settings["processes"]

@@ -19,6 +19,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from pipeline.models import name_of
 from synth.checks import TextError, check_finish, load_json
 from synth.config import SynthConfig
 from synth.engines import Completion, Message, Request
@@ -152,7 +153,7 @@ class _Stage:
             self._rows.pop()
         prompt = next(iter(self._history.values()))[0].content
         scene = check_scene(self._scenario, self._rows, prompt)
-        extra = extra_of(sample, self._config.model, [history[0] for history in self._history.values()])
+        extra = extra_of(sample, name_of(self._config.model), [history[0] for history in self._history.values()])
         group = sample.topic.group or f"{CORPUS}/{extra['prompt_sha256']}"
         scene = broken_off(scene)
         conversation, timeline = told(scene, [source_of(sample, "concurrent", scene.rows())], group, extra)

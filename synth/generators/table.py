@@ -14,6 +14,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from pipeline.models import name_of
 from synth.checks import TextError, check_finish, load_json
 from synth.engines import Completion, Message, Request
 from synth.generators import Dialogue, Rejected, Written
@@ -69,7 +70,7 @@ class Tables(FromScenarios):
 
 
 def _written(sample: Sample, scene: Scene, request: Request, model: str) -> Written:
-    extra = extra_of(sample, model, request.messages)
+    extra = extra_of(sample, name_of(model), request.messages)
     group = sample.topic.group or f"{CORPUS}/{extra['prompt_sha256']}"
     scene = broken_off(scene)
     conversation, timeline = told(scene, [source_of(sample, "table", scene.rows())], group, extra)

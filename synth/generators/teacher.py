@@ -26,6 +26,7 @@ from pipeline.alignment import align_all, parse_align_spec
 from pipeline.conversation import Conversation, RecordError, conversation_id, group_of
 from pipeline.evaluation.latency import Event, Latency, measure_latency, turns_layout
 from pipeline.leaks import lexical
+from pipeline.models import name_of
 from pipeline.records import Clock, Document, build_tables, encode_spans
 from pipeline.timeline import Timeline, spans_of
 from pipeline.tokenization import TextTokenizer
@@ -194,7 +195,7 @@ def _written(
     finals = [
         {"message": one.task.message, "answer": one.task.final.value if one.task.final else None} for one in retold
     ]
-    about = {"model": config.model, "original": conversation_id(original), "answers": finals}
+    about = {"model": name_of(config.model), "original": conversation_id(original), "answers": finals}
     conversation = replace(
         original, messages=messages, extra={**original.extra, "teacher": about}, group=group_of(original)
     )

@@ -230,8 +230,8 @@ def test_a_missing_configuration_is_a_one_line_error(tmp_path: Path) -> None:
     ("option", "value", "word", "code"),
     [
         ("--align", "turn", "did you mean 'turns'", 2),
-        ("--tokenizer", "./nowhere", "is not there", 1),
-        ("--tokenizer", "tiktoken:nowhere.model", "is not there", 1),
+        ("--tokenizer", "./nowhere", "is not there", 2),
+        ("--tokenizer", "tiktoken:nowhere.model", "is not there", 2),
         ("--format", "sharegtp", "did you mean 'sharegpt'", 2),
     ],
 )

@@ -7,12 +7,14 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ import pytest
 
 from pipeline.build import run_convert, run_dataset, run_evaluate, run_ingest, run_synthesize, run_train, stages_of
 from pipeline.cli.board import Row
-from pipeline.cli.live import PlainView, TableView
+from pipeline.cli.live import PlainView, TableView, watching
 from pipeline.config import BuildConfig
+from pipeline.errors import PipelineError
 from pipeline.manifest import Result
 from pipeline.watching import DetailedWatcher
 from tests.synth.endpoint import Endpoint
@@ -56,11 +59,16 @@ def command(*arguments: object) -> list[str]:
 
 
 def on_a_terminal(
-    arguments: list[str], interrupt: str | None = None, columns: int = 80, **env: str
+    arguments: list[str],
+    interrupt: str | None = None,
+    columns: int = 80,
+    by: signal.Signals | None = None,
+    close: bool = False,
+    **env: str,
 ) -> tuple[int, str, str]:
     """Exit code, all that a terminal was sent, and what it shows after the last erasure, styles removed.
 
-    ``interrupt``: Ctrl-C is typed as soon as this is on the terminal.
+    ``interrupt``: Ctrl-C is typed as soon as this is on the terminal, or the signal ``by`` is sent, or the terminal closed.
     """
     process, terminal = pty.fork()
     if process == 0:
@@ -76,8 +84,13 @@ def on_a_terminal(
             break
         sent += some
         if interrupt is not None and interrupt in STYLE.sub("", sent.decode(errors="ignore")):
-            os.write(terminal, b"\x03")
             interrupt = None
+            if close:
+                break
+            if by is not None:
+                os.kill(process, by)
+            else:
+                os.write(terminal, b"\x03")
     os.close(terminal)
     _, status = os.waitpid(process, 0)
     text = STYLE.sub("", sent.decode()).replace("\r\n", "\n")
@@ -142,6 +155,57 @@ def test_ctrl_c_gives_the_terminal_back_and_the_next_run_goes_on(tmp_path: Path,
     code, sent, _ = on_a_terminal(run)
     assert code == 0, sent
     assert re.search(r"ingest +skipped", STYLE.sub("", sent))
+
+
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_build_as_ctrl_c_does(tmp_path: Path, by: signal.Signals, code: int) -> None:
+    config = write_build(tmp_path, units=1500)
+    run = command("build", config, "--out", tmp_path / "out", "--workers", 2)
+    ended, sent, left = on_a_terminal(run, interrupt="convert     running", by=by)
+    assert ended == code
+    assert cursor_is_shown(sent)
+    assert re.search(r"convert +failed", left)
+    said = f"error: stopped by {by.name}; what was finished is kept, run the same command to go on"
+    assert " ".join(left.split()).endswith(said)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_build_whose_terminal_is_closed_ends_in_order(tmp_path: Path) -> None:
+    config = write_build(tmp_path, units=1500)
+    run = command("build", config, "--out", tmp_path / "out", "--workers", 1)
+    code, _, _ = on_a_terminal(run, interrupt="convert     running", close=True)
+    assert code == 129
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_program_is_told_of_the_signal(tmp_path: Path) -> None:
+    config = write_build(tmp_path, units=1500)
+    run = command("build", config, "--out", tmp_path / "out", "--workers", 1, "--json")
+    with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        told = []
+        for line in process.stderr:
+            told.append(line)
+            if '"stage_started", "stage": "convert"' in line:
+                process.terminate()
+    assert process.returncode == 143
+    failed, finished = events("".join(told))[-2:]
+    assert (failed["event"], failed["stage"], failed["error"]) == ("stage_failed", "convert", "stopped by SIGTERM")
+    assert (finished["event"], finished["ok"]) == ("finished", False)
+    assert told[-1].startswith("error: stopped by SIGTERM; what was finished is kept")
+
+
+def test_signals_are_as_they_were_after_a_build_and_stay_ignored_where_they_are() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with watching(STAGES, as_json=True):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, "nohup"
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        with ThreadPoolExecutor(1) as pool, watching(STAGES, as_json=True):
+            pool.submit(lambda: watching(STAGES, as_json=True).__enter__().close()).result()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def piped(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -327,6 +391,33 @@ def test_synthesis_tells_how_many_dialogues_are_asked_for_and_why_some_are_refus
     assert (watcher.parts, watcher.done[-1]) == ([(8, 0)], 8)
     assert watcher.reasons["refused"] == 1
     assert watcher.reasons == result.manifest.counters["reject_reasons"]
+
+
+def test_resumed_synthesis_counts_what_was_answered_before_as_kept(tmp_path: Path) -> None:
+    scenarios = str(Path(__file__).parents[2] / "examples" / "scenarios" / "*.yaml")
+    with Endpoint(reply=speak) as endpoint:
+        engine = {"kind": "openai", "url": endpoint.url, "retries": 0, "concurrency": 1, "backoff": 0.01}
+        synth = {
+            "generator": "concurrent", "samples": 30, "model": "m", "engine": engine, "scenarios": [scenarios],
+            "batch_size": 1,
+        }  # fmt: skip
+        config = config_of(write_build(tmp_path), synth=synth)
+        first = Recorder()
+        endpoint.fail(status=503, times=None, after=24)
+        with pytest.raises(PipelineError, match="what was answered is kept"):
+            run_synthesize(config, tmp_path, tmp_path, False, first)
+        assert first.parts == [(30, 0)], "all was new"
+        endpoint.faults.clear()
+        watcher = Recorder()
+        run_synthesize(config, tmp_path, tmp_path, False, watcher)
+        assert watcher.done[-1] == 30
+        total, kept = watcher.parts[-1]
+        assert total == 30
+        assert 0 < kept < 30
+        again = Recorder()
+        (tmp_path / "synth" / "manifest.json").unlink()
+        run_synthesize(config, tmp_path, tmp_path, False, again)
+        assert again.parts[-1] == (30, 30), "nothing was new"
 
 
 def test_rejects_of_ingest_are_told_as_they_come(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from concurrent.futures.process import BrokenProcessPool
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def test_every_stage_is_a_flow_that_deployments_find_by_its_name() -> None:
         ({"stage": "conver"}, "there is no stage 'conver': it is one of ingest, convert,"),
         ({"stage": "ingest", "workers": 2}, "stage ingest takes no workers"),
         ({"cron": "every day"}, "--cron 'every day'"),
+        ({"cron": "0 0 30 2 *"}, "--cron '0 0 30 2 *' names no time that will come"),
+        ({"cron": "* * * * * *"}, "--cron '* * * * * *' is none: it has five fields"),
+        ({"cron": "0 25 * * *"}, "--cron '0 25 * * *'"),
+        ({"interval": "5s"}, "--interval '5s' is no time between a minute and a year"),
+        ({"interval": "9999999d"}, "--interval '9999999d' is no time between a minute and a year"),
         ({"interval": "0h"}, "--interval '0h' is none: it is a number with s, m, h or d, like 6h"),
         ({"cron": "0 3 * * *", "interval": "6h"}, "--cron and --interval are two schedules"),
         ({"timezone": "UTC"}, "add --cron or --interval"),
@@ -72,6 +78,67 @@ def test_what_cannot_be_deployed_is_said_in_one_line(
         list(deploy(Wanted(**options)))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cron", ["0 3 * * *", "0 0 29 2 *", "@daily"])
+def test_schedules_that_come_are_taken(cron: str) -> None:
+    from flows.deployments import Wanted, schedule_of
+
+    found = schedule_of(Wanted(cron=cron, timezone="Europe/Berlin"))
+    assert found is not None
+    assert (found.cron, found.timezone) == (cron, "Europe/Berlin")
+    every = schedule_of(Wanted(interval="90s"))
+    assert every is not None
+    assert every.interval == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "expected"),
+    [
+        ({}, {"out": "/data/x", "workers": 3}, {"out": "/data/x", "workers": 3}),
+        ({"workers": 0}, {"out": "/data/x", "workers": 3}, {"out": "/data/x", "workers": 0}),
+        ({"overrides": ("seed=2",)}, {"overrides": ["seed=1"]}, {"overrides": ["seed=2"]}),
+        ({}, {"overrides": ["seed=1"], "of": "an older version"}, {"overrides": ["seed=1"]}),
+        ({"runner": "local"}, {"runner": "ray", "address": "auto", "gpus": 1, "workers": 3}, {"workers": 3}),
+    ],
+)
+def test_parameters_that_are_there_stay_unless_others_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any], there: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    from flows.deployments import Wanted, parameters_of
+
+    monkeypatch.chdir(CHECKOUT)
+    given = {"config": "examples/configs/demo.yaml"}
+    assert parameters_of(Wanted(**wanted), given, there) == given | expected
+
+
+@pytest.mark.parametrize("parameters", ["", "    parameters:\n"])
+def test_a_deployment_without_parameters_takes_those_of_the_flow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, parameters: str
+) -> None:
+    from flows.deployments import Wanted, parameters_of, read_deployment
+
+    path = tmp_path / "prefect.yaml"
+    path.write_text(f"deployments:\n  - name: local\n    entrypoint: flows/build.py:x\n{parameters}")
+    monkeypatch.chdir(CHECKOUT)
+    assert parameters_of(Wanted(workers=2), read_deployment(path, "local")["parameters"]) == {"workers": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("deployments: 5", "holds no deployment called 'local'"),
+        ("deployments: [{name: local}]", "has no entrypoint of the form FILE:FLOW"),
+        ("deployments: [{name: local, entrypoint: 'a:b', parameters: 5}]", "parameters of deployment 'local' is no"),
+    ],
+)
+def test_a_file_that_describes_no_deployment_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    from flows.deployments import read_deployment
+
+    (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(PipelineError) as error:
+        read_deployment(tmp_path / "prefect.yaml", "local")
+    assert message in str(error.value)
 
 
 def test_ray_without_one_server_for_all_workers_is_refused() -> None:

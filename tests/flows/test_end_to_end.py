@@ -66,6 +66,48 @@ def test_deploy_takes_a_stage_parameters_and_a_schedule(live: Live, write_config
     assert schedule["active"]
 
 
+def test_a_second_deploy_keeps_what_is_not_given_and_says_so(live: Live, write_config: WriteConfig) -> None:
+    config, name = str(write_config()), "build-multistream-dataset/kept"
+    deploy = ("multistream", "deploy", "--name", "kept")
+    done = live.call(*deploy, "--config", config, "--set", "seed=5", "--workers", "3", "--cron", "0 3 * * *")
+    assert done.returncode == 0, done.stderr
+    assert "kept:" not in done.stdout
+    server_id = live.ask(f"/deployments/name/{name}")["id"]
+    live.ask(f"/deployments/{server_id}/pause_deployment", method="POST")
+    before = deployment(live, name)
+    done = live.call(*deploy)
+    assert done.returncode == 0, done.stderr
+    assert deployment(live, name) == before
+    kept = [line for line in done.stdout.splitlines() if line.startswith("kept:")]
+    assert kept == [
+        f"kept:            {one} (--reset drops it)"
+        for one in (
+            f"config={config}",
+            'overrides=["seed=5"]',
+            "workers=3",
+            "paused, as it was",
+            "schedule 0 3 * * * (UTC)",
+        )
+    ]
+    done = live.call(*deploy, "--workers", "0", "--interval", "6h")
+    assert done.returncode == 0, done.stderr
+    found = deployment(live, name)
+    assert found["parameters"] == {"config": config, "overrides": ["seed=5"], "workers": 0}
+    assert [one["schedule"].get("interval") for one in found["schedules"]] == [6 * 3600]
+    slug = {"schedule": {"cron": "0 4 * * *"}, "slug": "four", "active": True}
+    [old] = found["schedules"]
+    live.ask(f"/deployments/{server_id}/schedules/{old['id']}", method="DELETE")
+    live.ask(f"/deployments/{server_id}/schedules", [slug])
+    assert live.call(*deploy).returncode == 0
+    assert [one["slug"] for one in deployment(live, name)["schedules"]] == ["four"]
+    assert live.call(*deploy, "--cron", "0 5 * * *").returncode == 0
+    assert [one["schedule"]["cron"] for one in deployment(live, name)["schedules"]] == ["0 5 * * *"]
+    done = live.call(*deploy, "--reset")
+    assert done.returncode == 0, done.stderr
+    found = deployment(live, name)
+    assert (found["parameters"], found["schedules"]) == ({"config": "examples/configs/demo.yaml"}, [])
+
+
 def test_a_run_builds_a_data_set_and_the_next_one_skips_it(
     live: Live, write_config: WriteConfig, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -149,7 +150,7 @@ def test_each_stage_is_a_flow_of_its_own_that_needs_the_one_before_it(
     build(load_config(config), config.parent, whole, Board(), workers=1)
     given: dict[str, Any] = {"config": str(config), "out": str(out)}
 
-    state = FLOWS["convert"](**given, return_state=True)
+    state: Any = FLOWS["convert"](**given, return_state=True)
     assert state.is_failed()
     assert state.message == (
         f"{out / 'ingest'} holds no finished stage: run multistream-ingest first, or the whole build"
@@ -163,6 +164,37 @@ def test_each_stage_is_a_flow_of_its_own_that_needs_the_one_before_it(
         assert state.is_completed(), state.message
         assert state.message.startswith("72 in, 72 out, 0 rejected (")
     assert parquet_digests(out) == parquet_digests(whole)
+
+
+def test_a_stage_alone_refuses_what_is_damaged_or_stale_before_it(write_config: WriteConfig, tmp_path: Path) -> None:
+    config, out = write_config(), tmp_path / "out"
+    build(load_config(config), config.parent, out, Board(), workers=1)
+    whole = parquet_digests(out)
+    given: dict[str, Any] = {"config": str(config), "out": str(out)}
+
+    def told(stage: str, *overrides: str) -> str:
+        state: Any = FLOWS[stage](**given, overrides=overrides, return_state=True)
+        assert state.is_failed(), state.message
+        return str(state.message)
+
+    ingest, conversion = out / "ingest", out / "convert"
+    assert told("dataset", "convert.align=turns") == (
+        f'{conversion} is stale (convert.align was "auto", is "turns"): run multistream-convert first, or the whole build'
+    )
+    assert told("dataset", "ingest.shard_units=23") == (
+        f"{ingest} is stale (ingest.shard_units was 24, is 23): run multistream-ingest first, or the whole build"
+    )
+    again: Any = FLOWS["dataset"](**given, return_state=True)
+    assert again.message.endswith("(skipped, finished before)")
+    shutil.copy(ingest / "units-00001.parquet", ingest / "units-00002.parquet")
+    shutil.rmtree(conversion)
+    assert told("convert") == (
+        f"{ingest}/units-00002.parquet has changed since it was written: run multistream-ingest first, or the whole build"
+    )
+    assert not list(out.rglob("convert/*.parquet"))
+    state = run(**given, workers=1)
+    assert state.is_completed(), state.message
+    assert parquet_digests(out) == whole
 
 
 def test_a_killed_process_is_made_up_for_and_its_shards_are_tried_again(

@@ -394,6 +394,11 @@ def kill_between_answers(path: Path) -> None:
     assert path.with_name(f"{path.name}-wal").stat().st_size
 
 
+def run_build_until_the_gate(place: Path, overrides: tuple[str, ...]) -> None:
+    with pytest.raises(PipelineError, match="the evaluation's gate failed"):  # three steps teach nothing
+        run_build(place, *overrides)
+
+
 @pytest.mark.slow
 def test_training_tells_its_saved_step_and_what_is_stale(place: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
@@ -405,9 +410,11 @@ def test_training_tells_its_saved_step_and_what_is_stale(place: Path, tmp_path: 
         run_build(place, *overrides, stop_at_step=2)
     found = states(told(place))
     assert found["checkpoint"] == ("partial", "1 of 3 steps are saved")
+    assert states(told(place, "--set", "train.save_every=2"))["checkpoint"] == found["checkpoint"]
+    other = states(told(place, "--set", "train.learning_rate=3e-3"))["checkpoint"]
+    assert other == ("partial", "was cut off, nothing of it can be kept")
     assert found["report"] == ("not begun", "waits for checkpoint and control")
-    with pytest.raises(PipelineError, match="the evaluation's gate failed"):  # three steps teach nothing
-        run_build(place, *overrides)
+    run_build_until_the_gate(place, overrides)
     found = states(told(place))
     assert {found[name] for name in ("checkpoint", "control")} == {("done",)}
     assert found["report"][0] == "failed"
@@ -417,9 +424,23 @@ def test_training_tells_its_saved_step_and_what_is_stale(place: Path, tmp_path: 
     assert found["report"] == ("stale", "waits for checkpoint and control")
     found = states(told(place, "--set", "evaluate.generate_rows=7"))
     assert found["report"][:2] == ("stale", "evaluate.generate_rows was 512, is 7")
+    with pytest.raises(PipelineError, match="training: ") as error:
+        run_build(place, *overrides, "train.learning_rate=1e30")
+    value = told(place)
+    assert states(value)["checkpoint"] == (
+        "failed", str(error.value), "train.learning_rate was 1e-05, is 1e+30", *states(value)["checkpoint"][3:],
+    )  # fmt: skip
+    assert states(value)["report"] == ("stale", "waits for checkpoint and control")
+    with (place / "in" / "math_qa.jsonl").open("a") as file:
+        file.write((place / "in" / "math_qa.jsonl").read_text().splitlines()[0] + "\n")
+    changed = states(told(place))["ingest"]
+    assert changed == ("stale", "input ex/math_qa.jsonl changed", f"the last run stopped: {error.value}")
+    run_build_until_the_gate(place, overrides)
     weights = next(base.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    assert states(told(place))["checkpoint"] == ("stale", "input model changed")
+    found = states(told(place))
+    assert found["checkpoint"][:2] == ("stale", "input model changed")
+    assert found["checkpoint"][2].startswith("the last run stopped: the evaluation's gate failed")
     assert states(told(place, "--quick"))["checkpoint"] == ("done",)
     os.truncate(place / "out" / "control" / "model.safetensors", 10)
     assert states(told(place, "--quick"))["control"][0] == "broken"
