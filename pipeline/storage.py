@@ -149,27 +149,19 @@ def send(paths: Sequence[Path]) -> dict[Path, Kept]:
 
 def send_as(source: Path, path: Path) -> None:
     """Uploads a file to where another one is kept: a copy made so that it holds still meanwhile."""
-    url = url_of(path)
-    assert url is not None
-    system = _system(url)
-    with _asking(f"writing {url}"):
-        system.put_file(str(source), system._strip_protocol(url))
+    with _kept_at(path, "writing") as (system, name):
+        system.put_file(str(source), name)
 
 
 def pull(path: Path) -> None:
     """Makes a small file (a manifest, a note) here what it is there; removes it where there is none."""
-    url = url_of(path)
-    if url is None:
+    if url_of(path) is None:
         return
-    system = _system(url)
-    with _asking(f"reading {url}"):
-        try:
-            content = system.cat_file(system._strip_protocol(url))
-        except FileNotFoundError:
-            path.unlink(missing_ok=True)
-            return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or path.read_bytes() != content:
+    content = read(path)
+    if content is None:
+        path.unlink(missing_ok=True)
+    elif not path.is_file() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, content)
 
 
@@ -182,16 +174,14 @@ def replace(path: Path, content: bytes) -> None:
 
 def download(path: Path, to: Path | None = None) -> bool:
     """Gets a file from its store, over what is here, or to another place; whether it is there."""
-    url = url_of(path)
-    if url is None:
+    if url_of(path) is None:
         return path.is_file()
-    system = _system(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with _asking(f"reading {url}"):
+        with _kept_at(path, "reading") as (system, name):
             try:
-                system.get_file(system._strip_protocol(url), str(temporary))
+                system.get_file(name, str(temporary))
             except FileNotFoundError:
                 return False
         temporary.replace(path if to is None else to)
@@ -202,11 +192,8 @@ def download(path: Path, to: Path | None = None) -> bool:
 
 def remove(path: Path) -> None:
     """Removes a file, here and there."""
-    url = url_of(path)
-    if url is not None:
-        system = _system(url)
-        with _asking(f"removing {url}"):
-            name = system._strip_protocol(url)
+    if url_of(path) is not None:
+        with _kept_at(path, "removing") as (system, name):
             if system.exists(name):
                 system.rm_file(name)
     path.unlink(missing_ok=True)
@@ -214,22 +201,16 @@ def remove(path: Path) -> None:
 
 def files_below(directory: Path) -> dict[str, Kept] | None:
     """The files that a store has below a folder, by their paths relative to it; None for a folder on a disk alone."""
-    url = url_of(directory)
-    if url is None:
+    if url_of(directory) is None:
         return None
-    system = _system(url)
-    with _asking(f"listing {url}"):
-        root = system._strip_protocol(url).rstrip("/")
-        return {name.removeprefix(root + "/"): _kept(info) for name, info in system.find(root, detail=True).items()}
+    with _kept_at(directory, "listing") as (system, name):
+        root = name.rstrip("/")
+        return {found.removeprefix(root + "/"): _kept(info) for found, info in system.find(root, detail=True).items()}
 
 
 def create(path: Path, content: bytes) -> bool:
     """Makes a file in a store unless it is there; whether it was made. Where the store cannot tell, the last one wins."""
-    url = url_of(path)
-    assert url is not None
-    system = _system(url)
-    with _asking(f"writing {url}"):
-        name = system._strip_protocol(url)
+    with _kept_at(path, "writing") as (system, name):
         try:
             system.pipe_file(name, content, mode="create")
         except FileExistsError:
@@ -243,44 +224,45 @@ def create(path: Path, content: bytes) -> bool:
 
 def read(path: Path) -> bytes | None:
     """What a store's file holds now; None if it is not there."""
-    url = url_of(path)
-    assert url is not None
-    system = _system(url)
-    with _asking(f"reading {url}"):
+    with _kept_at(path, "reading") as (system, name):
         try:
-            content: bytes = system.cat_file(system._strip_protocol(url))
+            content: bytes = system.cat_file(name)
         except FileNotFoundError:
             return None
     return content
 
 
+def write(path: Path, content: bytes) -> None:
+    """Writes a store's file, over what is there."""
+    with _kept_at(path, "writing") as (system, name):
+        system.pipe_file(name, content)
+
+
 def is_kept(path: Path) -> bool:
     """Whether a file's store has it; false for a file on a disk alone."""
-    url = url_of(path)
-    if url is None:
+    if url_of(path) is None:
         return False
-    system = _system(url)
-    with _asking(f"reading {url}"):
-        return bool(system.exists(system._strip_protocol(url)))
+    with _kept_at(path, "reading") as (system, name):
+        return bool(system.exists(name))
 
 
 def is_kept_file(path: Path) -> bool:
-    """Whether what a store has under a path is one file, no folder."""
+    """Whether what a store has under a path is one file, no folder; false on a disk alone."""
+    if url_of(path) is None:
+        return False
+    with _kept_at(path, "reading") as (system, name):
+        return bool(system.isfile(name))
+
+
+@contextmanager
+def _kept_at(path: Path, doing: str) -> Iterator[tuple[Any, str]]:
+    """The file system that keeps a path, and what it calls it. ``doing`` begins the errors that come of it."""
     url = url_of(path)
     if url is None:
-        return False
+        raise ValueError(f"{path} is mounted on no store")
     system = _system(url)
-    with _asking(f"reading {url}"):
-        return bool(system.isfile(system._strip_protocol(url)))
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a store's file, over what is there."""
-    url = url_of(path)
-    assert url is not None
-    system = _system(url)
-    with _asking(f"writing {url}"):
-        system.pipe_file(system._strip_protocol(url), content)
+    with _asking(f"{doing} {url}"):
+        yield system, system._strip_protocol(url)
 
 
 def _kept(info: Mapping[str, Any]) -> Kept:

@@ -57,6 +57,7 @@ def store() -> Iterator[Door]:
     """A store with one bucket, until the block ends."""
     from moto.moto_server.werkzeug_app import MotoRequestHandler
     from moto.server import DomainDispatcherApplication, create_backend_app
+    from s3fs import S3FileSystem
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -71,6 +72,7 @@ def store() -> Iterator[Door]:
     finally:
         server.shutdown()
         server.server_close()
+        S3FileSystem.clear_instance_cache()  # they remember where this server was
 
 
 def environment(door: Door) -> dict[str, str]:
