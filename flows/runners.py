@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -36,6 +36,12 @@ from pipeline.convert import ConvertConfig, Converter, ShardResult, convert_in_w
 from pipeline.errors import PipelineError
 from pipeline.manifest import remove_temporaries
 from pipeline.stages.convert import RunShards, Shard
+
+if TYPE_CHECKING:
+    from synth.shards import Asked as SynthAsked
+    from synth.shards import RunShards as AskShards
+    from synth.shards import Shard as SynthShard
+    from synth.shards import Tell, Work
 
 T = TypeVar("T")
 
@@ -174,6 +180,30 @@ def shards_in(place: Place, task: ConvertTask) -> RunShards:
             for (number, _, key), result in each(todo, submit, lambda: room(runner, place)):
                 yield number, key, result
         remove_temporaries(directory)  # what workers left that were killed
+
+    return run_shards
+
+
+def asking_in(place: Place, task: Task[..., SynthAsked]) -> AskShards:
+    """``synth.shards.RunShards`` with a task per shard on a cluster; on Ray each with ``place.gpus`` GPUs of its own."""
+
+    def run_shards(shards: Sequence[SynthShard], directory: Path, work: Work, tell: Tell) -> Iterator[SynthAsked]:
+        with ExitStack() as stack:
+            runner = stack.enter_context(cluster(place))
+            if place.gpus:
+                from prefect_ray.context import remote_options
+
+                stack.enter_context(remote_options(num_gpus=place.gpus))
+
+            def submit(shard: SynthShard) -> PrefectFuture[SynthAsked]:
+                given = {"shard": shard, "directory": directory, "work": work}
+                options: dict[str, Any] = {"retry_delay_seconds": waits()}
+                future: PrefectFuture[SynthAsked] = runner.submit(task.with_options(**options), given)
+                return future
+
+            for shard, asked in each(shards, submit, lambda: len(shards)):
+                tell(shard.number, asked.usage)
+                yield asked
 
     return run_shards
 

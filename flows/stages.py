@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 from prefect import Flow, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -22,7 +22,7 @@ from pydantic import Field
 from flows.artifacts import RunView, counts_of, publish_report, publish_synthesis
 from flows.inputs import finished
 from flows.retries import RETRIES, is_worth_a_retry, waits
-from flows.runners import ConvertOne, Place, RunnerName, on_a_gpu, shards_in
+from flows.runners import ConvertOne, Place, RunnerName, asking_in, on_a_gpu, shards_in
 from pipeline import folders, storage
 from pipeline.asked import Asked, asked_of, recording
 from pipeline.build import (
@@ -44,6 +44,11 @@ from pipeline.errors import PipelineError
 from pipeline.manifest import Result, damaged, read_manifest
 from pipeline.plans import inputs_of, plan_stage
 from pipeline.watching import Watcher
+
+if TYPE_CHECKING:
+    from synth.shards import Asked as ShardAsked
+    from synth.shards import Shard as SynthShard
+    from synth.shards import Work as SynthWork
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,6 +88,16 @@ def convert_with(convert: ConvertOne, number: int, units: Path, directory: Path)
 
 
 convert_one = stage_task("convert shard", convert_with, "convert shard {number}")
+
+
+def ask_for(shard: SynthShard, directory: Path, work: SynthWork) -> ShardAsked:
+    """Asks for the dialogues of one shard of synthesis, with an engine of its own: the work of a task on a node."""
+    from synth.shards import synthesize_shard
+
+    return synthesize_shard(shard, directory, work)
+
+
+ask_one = stage_task("synth shard", ask_for, "synth shard {shard.number}")
 
 
 def _ingest(config: BuildConfig, base: Path, out: Path, _made: Made, fresh: bool, watcher: Watcher) -> Result:
@@ -180,6 +195,11 @@ def run_stage_of(stage: Stage, run: Run) -> Result:
     if stage.work is None:
         shards = shards_in(run.place, convert_one)
         return run_convert(config, run.out, made[folders.INGEST], run.place.workers, run.fresh, RunView(), shards)
+    if stage.folder == folders.SYNTH and run.place.runner != "local" and synth_config(config).shards > 1:
+        asking = asking_in(run.place, ask_one)
+        written = run_synthesize(config, run.asked.base, run.out, run.fresh, RunView(), asking)
+        assert written is not None
+        return written
     parameters: dict[str, Any] = {
         "stage": stage.name, "config": config, "base": run.asked.base, "out": run.out, "made": made,
         "fresh": run.fresh, "mounted": storage.mounts(),

@@ -281,6 +281,30 @@ def test_dask_writes_the_same_bytes(write_config: WriteConfig, tmp_path: Path) -
     assert parquet_digests(out) == parquet_digests(whole)
 
 
+def test_shards_of_synthesis_are_tasks_on_a_cluster_and_write_the_same_bytes(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    pytest.importorskip("prefect_dask")
+    with Endpoint(reply=speak) as endpoint:
+        synth = {
+            "generator": "concurrent",
+            "scenarios": [str(ROOT / "examples" / "scenarios" / "*.yaml")],
+            "samples": 8,
+            "model": "scripted",
+            "engine": {"kind": "openai", "url": endpoint.url},
+        }
+        config, out, whole = write_config(), tmp_path / "out", tmp_path / "whole"
+        loaded = load_config(config, [f"synth={json.dumps(synth)}"])
+        build(loaded, config.parent, whole, Board(), workers=1)
+        asked = endpoint.seen
+        overrides = [f"synth={json.dumps({**synth, 'shards': 2})}"]
+        state = run(config=str(config), out=str(out), overrides=overrides, runner="dask", workers=2)
+        assert state.is_completed(), state.message
+        assert endpoint.seen == 2 * asked, "every request was asked once more, and no more"
+    assert parquet_digests(out) == parquet_digests(whole)
+    assert sorted(p.name for p in (out / folders.SYNTH).glob("answers*")) == ["answers.sqlite"]
+
+
 def test_what_synthesis_came_to_is_an_artifact(write_config: WriteConfig, tmp_path: Path) -> None:
     with Endpoint(reply=speak) as endpoint:
         synth = {
