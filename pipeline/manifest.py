@@ -93,9 +93,8 @@ def publish(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PipelineError(f"cannot write to {path.parent}: {error.strerror or error}") from error
-    temporary = path.with_name(
-        f".{path.name}.{secrets.token_hex(6)}{_TEMPORARY}"
-    )  # other nodes may have this process id too
+    mine = f"{os.getpid()}-{secrets.token_hex(3)}"  # other nodes may have this process id too
+    temporary = path.with_name(f".{path.name}.{mine}{_TEMPORARY}")
     try:
         yield temporary
         with temporary.open("rb") as file:

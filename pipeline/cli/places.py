@@ -70,6 +70,6 @@ def on_disk(place: str) -> Path:
 
 
 #: What options and arguments of folders to write and to read are made with.
-WRITTEN: dict[str, Any] = {"parser": to_write, "metavar": "PATH"}
-READ: dict[str, Any] = {"parser": to_read, "metavar": "PATH"}
-LOCAL: dict[str, Any] = {"parser": on_disk, "metavar": "PATH"}
+WRITTEN: dict[str, Any] = {"parser": to_write}
+READ: dict[str, Any] = {"parser": to_read}
+LOCAL: dict[str, Any] = {"parser": on_disk}

@@ -206,7 +206,8 @@ def test_a_killed_process_is_made_up_for_and_its_shards_are_tried_again(
 
     def kill_one_at_work() -> None:
         children = {child.pid for child in psutil.Process().children(recursive=True)}
-        begun = {int(path.name.rsplit(".", 2)[1]) for path in (out / folders.CONVERT).glob(".*.tmp")}
+        names = [path.name for path in (out / folders.CONVERT).glob(".*.tmp")]
+        begun = {int(name.rsplit(".", 2)[1].split("-")[0]) for name in names}
         for pid in begun & children:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)

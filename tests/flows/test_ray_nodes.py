@@ -82,7 +82,7 @@ def said(log: Path, process: Popen[bytes]) -> str:
 
 def pid_of(temporary: Path) -> int:
     """Whose temporary file it is: publish puts the process into its name."""
-    return int(temporary.name.rsplit(".", 2)[1])
+    return int(temporary.name.rsplit(".", 2)[1].split("-")[0])
 
 
 def test_two_nodes_write_the_bytes_of_one_machine_and_a_lost_node_loses_nothing(
