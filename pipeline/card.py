@@ -55,10 +55,20 @@ def renew_card(out: Path, title: str) -> None:
 
 
 def _made_of(out: Path, title: str) -> str:
-    """The line by which a card is known to be that of a build."""
-    stages = {name: [m.fingerprint, m.digest()] for name, m in manifests_of(out).items()}
-    digest = hashlib.sha256(canonical_json([VERSION, title, stages]).encode()).hexdigest()
-    return f"<!-- made of {digest} -->"
+    """The line by which a card is known to be that of a build: the data, what went in and out of the stages, the report.
+
+    Like the card it holds nothing that differs between two runs of the same build: no times, no digests of logs.
+    """
+    stages = manifests_of(out)
+    dataset, report = stages.get(folders.DATASET), stages.get(folders.REPORT)
+    made_of = [
+        VERSION,
+        title,
+        dataset.digest() if dataset is not None else None,
+        {name: [m.counters.get(side) for side in ("in", "out", "rejected")] for name, m in stages.items()},
+        [dict(report.counters), report.notes.get("gate_failures")] if report is not None else None,
+    ]
+    return f"<!-- made of {hashlib.sha256(canonical_json(made_of).encode()).hexdigest()} -->"
 
 
 def render_card(out: Path, title: str) -> str:
