@@ -282,18 +282,23 @@ def test_dask_writes_the_same_bytes(write_config: WriteConfig, tmp_path: Path) -
     assert parquet_digests(out) == parquet_digests(whole)
 
 
+def dialogues(endpoint: Endpoint, samples: int) -> dict[str, Any]:
+    """A ``synth`` section that asks the endpoint for dialogues of the packaged scenarios."""
+    return {
+        "generator": "concurrent",
+        "scenarios": [str(ROOT / "examples" / "scenarios" / "*.yaml")],
+        "samples": samples,
+        "model": "scripted",
+        "engine": {"kind": "openai", "url": endpoint.url},
+    }
+
+
 def test_shards_of_synthesis_are_tasks_on_a_cluster_and_write_the_same_bytes(
     write_config: WriteConfig, tmp_path: Path
 ) -> None:
     pytest.importorskip("prefect_dask")
     with Endpoint(reply=speak) as endpoint:
-        synth = {
-            "generator": "concurrent",
-            "scenarios": [str(ROOT / "examples" / "scenarios" / "*.yaml")],
-            "samples": 8,
-            "model": "scripted",
-            "engine": {"kind": "openai", "url": endpoint.url},
-        }
+        synth = dialogues(endpoint, 8)
         config, out, whole = write_config(), tmp_path / "out", tmp_path / "whole"
         loaded = load_config(config, [f"synth={json.dumps(synth)}"])
         build(loaded, config.parent, whole, Board(), workers=1)
@@ -308,13 +313,7 @@ def test_shards_of_synthesis_are_tasks_on_a_cluster_and_write_the_same_bytes(
 
 def test_what_synthesis_came_to_is_an_artifact(write_config: WriteConfig, tmp_path: Path) -> None:
     with Endpoint(reply=speak) as endpoint:
-        synth = {
-            "generator": "concurrent",
-            "scenarios": [str(ROOT / "examples" / "scenarios" / "*.yaml")],
-            "samples": 6,
-            "model": "scripted",
-            "engine": {"kind": "openai", "url": endpoint.url},
-        }
+        synth = dialogues(endpoint, 6)
         out = tmp_path / "out"
         state = run(config=str(write_config()), out=str(out), overrides=[f"synth={json.dumps(synth)}"])
         assert state.is_completed(), state.message
