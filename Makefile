@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := build/demo
 
-.PHONY: setup demo test check fix clean help
+.PHONY: setup demo test check fix docs clean help
 
 help:
 	@echo "make setup   create $(VENV) and install everything (a GPU is detected)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    all tests, slow ones included"
 	@echo "make check   linter, formatter and type checker"
 	@echo "make fix     let the linter and formatter mend what they can"
+	@echo "make docs    write docs/cli.md, the reference of the command line"
 	@echo "make clean   remove build/ and caches (not $(VENV))"
 
 setup: $(STAMP)
@@ -35,6 +36,9 @@ check: $(STAMP)
 fix: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m typer pipeline.cli utils docs --name multistream --output docs/cli.md
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis

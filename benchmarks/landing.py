@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline import folders
 from pipeline.manifest import MANIFEST, read_manifest
+from pipeline.notes import FOLDER as FINISHED
 
 #: Inode, time of the last change in ns, and size of everything below a folder, by relative path.
 Tree = dict[str, tuple[int, int, int]]
@@ -90,7 +91,9 @@ def progress(out: Path, whole: Path, stage: str, before: Tree, steps: int) -> tu
     fresh = {path for path, stamp in now.items() if then.get(path) != stamp}
     if stage in (folders.CHECKPOINT, folders.CONTROL):
         return _step(out, stage, fresh), steps
-    return (0, 1) if stage == folders.REPORT else (len(_named(fresh)), len(_named(_wanted(whole, stage))))
+    if stage == folders.REPORT:
+        return 0, 1
+    return len(_named(fresh) | _noted(out, stage)), len(_named(_wanted(whole, stage)))
 
 
 def finished(out: Path, stages: Iterable[str]) -> dict[str, str]:
@@ -103,7 +106,16 @@ def finished(out: Path, stages: Iterable[str]) -> dict[str, str]:
     for note in _notes(out):
         for output in json.loads(note.read_text())["outputs"]:
             found[f"{folders.CONVERT}/{output['path']}"] = output["sha256"]
+    for stage in (folders.INGEST, folders.DATASET):
+        for note in (out / stage / FINISHED).glob("*.json"):
+            output = json.loads(note.read_text())["output"]
+            found[f"{stage}/{output['path']}"] = output["sha256"]
     return found
+
+
+def _noted(out: Path, stage: str) -> set[str]:
+    """The files of an unfinished stage that are finished."""
+    return {path for path in finished(out, [stage]) if path.startswith(f"{stage}/")}
 
 
 def _notes(out: Path) -> list[Path]:
@@ -120,7 +132,7 @@ def landing(out: Path, whole: Path, stages: Iterable[str], before: Tree, steps: 
     fresh = {path for path, stamp in now.items() if then.get(path) != stamp}
     if not fresh - {stage}:
         return Landing(stage, "", "start-up")
-    named, wanted = _named(fresh), _wanted(whole, stage)
+    named, wanted = _named(fresh) | _noted(out, stage), _wanted(whole, stage)
     temporaries = [name for name in fresh if name.endswith(".tmp")]
     if stage == folders.CONVERT:
         return _in_convert(out, whole, named, temporaries)
@@ -250,7 +262,9 @@ def remains(out: Path, stages: Iterable[str]) -> list[str]:
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
         stray = path.suffix == ".parquet" and name not in known
-        working = path.name in ("scratch", "unfinished") or path.name.endswith((".tmp", "-wal", "-shm", "-journal"))
+        working = path.name in ("scratch", "unfinished", FINISHED) or path.name.endswith(
+            (".tmp", "-wal", "-shm", "-journal")
+        )
         if stray or working or _hidden(name):
             found.append(name)
     return found

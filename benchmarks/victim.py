@@ -30,9 +30,9 @@ POLL_SECONDS = 0.002
 class Size:
     """How much work a build is. ``units``: generated source records; ``samples``: dialogues; ``steps`` of a training."""
 
-    units: int = 4000
-    shard_units: int = 250
-    shard_rows: int = 400
+    units: int = 8000
+    shard_units: int = 1000
+    shard_rows: int = 2000
     samples: int = 24
     steps: int = 20
     heldout: int = 12
@@ -42,8 +42,8 @@ class Size:
 class Victim:
     """A folder with inputs, a model and an endpoint, in which the same configuration is built again and again as ``out``.
 
-    ``whole`` is the undisturbed build, ``spans`` the seconds that its stages took, ``contents`` what is compared of it. Used
-    as a context.
+    ``whole`` is the undisturbed build, ``spans`` the seconds that its stages took, ``work`` those of them until the last table
+    was there, ``contents`` what is compared of it. Used as a context.
     """
 
     def __init__(self, folder: Path, size: Size) -> None:
@@ -52,6 +52,7 @@ class Victim:
         self.config = folder / "config.json"
         self.stages = [s for s in folders.STAGES if size.control or s != folders.CONTROL]
         self.spans: dict[str, float] = {}
+        self.work: dict[str, float] = {}
         self.contents: dict[str, str] = {}
         self.promised: dict[str, str] = {}
         self.said: dict[str, set[str]] = {}
@@ -142,10 +143,13 @@ class Victim:
         process, nothing = self.start(1), landing.Tree()
         for stage in self.stages:
             self.wait_for(process, stage, nothing)
-            began = time.monotonic()
+            began, at = time.monotonic(), time.time()
             while not landing.is_finished(self.out, stage) and process.poll() is None:
                 time.sleep(POLL_SECONDS)
             self.spans[stage] = time.monotonic() - began
+            tables = [path.stat().st_mtime - at for path in (self.out / stage).rglob("*.parquet")]
+            shuffled = stage in (folders.INGEST, folders.DATASET)
+            self.work[stage] = max(POLL_SECONDS, *tables) if shuffled else self.spans[stage]
         self.finish(process)
         self.contents = landing.contents(self.out)
         self.promised = landing.finished(self.out, self.stages)
@@ -179,7 +183,7 @@ class Victim:
         target = done + int(share * (total - done))
         while not landing.is_finished(self.out, stage) and process.poll() is None and progress()[0] < target:
             time.sleep(POLL_SECONDS)
-        until = time.monotonic() + chance.random() * self.spans[stage] / max(total, 1)
+        until = time.monotonic() + chance.random() * self.work[stage] / max(total, 1)
         while not landing.is_finished(self.out, stage) and process.poll() is None and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
         return process.poll() is None

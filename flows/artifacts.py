@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from pipeline import folders, storage
 from pipeline.cli.board import Board, Row
 from pipeline.manifest import Result
+from pipeline.watching import books_of
 from synth.report import report_of
 
 #: Keys of the artifacts; of progress and links with the stage or the thing behind it.
@@ -77,7 +78,7 @@ class RunView(Board):
     def show_finished(self, row: Row, counters: Mapping[str, Any]) -> None:
         """The stage is done or was skipped."""
         did = "skipped, finished before" if row.state == "skipped" else f"{row.seconds or 0.0:.1f} s"
-        self._show(100.0, f"{row.name}: {counts_of(counters)} ({did})")
+        self._show(100.0, f"{row.name}: {books_of(counters)} ({did})")
 
     def _show(self, percent: float, line: str) -> None:
         if self._artifact is not None:
@@ -97,15 +98,10 @@ def line_of(row: Row, now: float) -> str:
     return ", ".join(parts)
 
 
-def counts_of(counters: Mapping[str, Any]) -> str:
-    """A stage's books in words."""
-    return ", ".join(f"{counters.get(side) or 0:,} {side}" for side in ("in", "out", "rejected"))
-
-
 def stage_row(result: Result) -> dict[str, Any]:
     """A row of the stage table."""
     counters, seconds = result.manifest.counters, round(result.manifest.seconds, 1)
-    counts = {key: counters.get(key) for key in ("in", "out", "rejected")}
+    counts = {key: counters.get(key) for key in ("in", "out", "rejected", "filtered")}
     return {"stage": result.directory.name, **counts, "seconds": seconds, "skipped": "yes" if result.skipped else "no"}
 
 

@@ -17,7 +17,7 @@ import yaml
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
-from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from prefect.deployments.runner import DeploymentApplyError
@@ -223,6 +223,7 @@ async def _register(wanted: Wanted, settings: dict[str, Any], checkout: Path, sc
         tags=settings.get("tags") or [],
         schedules=[schedule] if schedule is not None else None,
         paused=there.paused if there is not None else None,
+        concurrency_limit=_limit_of(there) if there is not None else None,
         work_pool_name=made.pool,
         job_variables=(settings.get("work_pool") or {}).get("job_variables") or {},
     )
@@ -233,6 +234,14 @@ async def _register(wanted: Wanted, settings: dict[str, Any], checkout: Path, sc
     await deployment.aapply()
     made.name = deployment.full_name
     return made
+
+
+def _limit_of(there: DeploymentResponse) -> ConcurrencyLimitConfig | None:
+    """How many runs of a deployment somebody lets go on at once."""
+    limit, options = there.global_concurrency_limit, there.concurrency_options
+    if limit is None:
+        return None
+    return ConcurrencyLimitConfig(limit=limit.limit, **(options.model_dump(exclude_none=True) if options else {}))
 
 
 async def _there(client: PrefectClient, name: str) -> DeploymentResponse | None:
@@ -259,6 +268,8 @@ def _kept(
         yield f"work pool {there.work_pool_name}"
     if there.paused:
         yield "paused, as it was"
+    if (limit := _limit_of(there)) is not None:
+        yield f"at most {limit.limit} runs at once"
 
 
 def _in_words(one: DeploymentSchedule) -> str:

@@ -19,7 +19,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.artifacts import RunView, counts_of, publish_report, publish_synthesis
+from flows.artifacts import RunView, publish_report, publish_synthesis
 from flows.inputs import finished
 from flows.retries import RETRIES, is_worth_a_retry, waits
 from flows.runners import ConvertOne, Place, RunnerName, asking_in, on_a_gpu, shards_in
@@ -43,7 +43,7 @@ from pipeline.convert import ShardResult
 from pipeline.errors import PipelineError
 from pipeline.manifest import Result, damaged, read_manifest
 from pipeline.plans import inputs_of, plan_stage
-from pipeline.watching import Watcher
+from pipeline.watching import Watcher, books_of
 
 if TYPE_CHECKING:
     from synth.shards import Asked as ShardAsked
@@ -259,7 +259,7 @@ def _run_alone(stage: Stage, run: Run) -> State[Any]:
             publish_report(result)
             check_gate(result)
     did = "skipped, finished before" if result.skipped else f"{result.manifest.seconds:.1f} s"
-    return Completed(message=f"{counts_of(result.manifest.counters)} ({did})", data=result)
+    return Completed(message=f"{books_of(result.manifest.counters)} ({did})", data=result)
 
 
 _PARAMETERS = """

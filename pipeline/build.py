@@ -70,7 +70,8 @@ def synth_config(config: BuildConfig) -> SynthConfig:
 
 def shuffle_config(config: BuildConfig) -> ShuffleConfig:
     """The dataset stage's form of the configuration."""
-    return ShuffleConfig(config.seed, config.shards.test_fraction, config.shards.shard_rows)
+    s = config.shards
+    return ShuffleConfig(config.seed, s.test_fraction, s.shard_rows, s.marks)
 
 
 def train_config(config: BuildConfig, folder: str = folders.CHECKPOINT) -> tuple[str, TrainConfig]:

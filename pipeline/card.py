@@ -1,92 +1,132 @@
-"""The data set's card: README.md with the Hub's front matter, made from the manifests and the records themselves."""
+"""The data set's card: README.md with the Hub's front matter, its pictures and Croissant metadata, of manifests and records."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import folders, storage
+from pipeline import card_facts, folders, storage
 from pipeline.claim import claimed
+from pipeline.croissant import CROISSANT, croissant
 from pipeline.errors import InputError
-from pipeline.manifest import canonical_json, fetch, publish_text, read_manifest, remove_temporaries, tidy
+from pipeline.front_matter import configs_of, front_matter
+from pipeline.license_mix import Conflict, card_license, conflicts
+from pipeline.manifest import Manifest, canonical_json, fetch, publish, read_manifest, remove_temporaries, tidy
+from pipeline.statistics.plots import draw_plots
+from pipeline.statistics.rejects import find_rejects, rejects_of
+from pipeline.statistics.timeline import choose, draw_timeline
 from pipeline.stats import RecordStats, stats_of
 from pipeline.together import manifests_of
+from pipeline.viewer.lanes import one_line
 
 #: Of the card: it is made anew when this changes.
-VERSION = 1
+VERSION = 3
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data_cards"
 
-_SIZES = (
-    (1_000, "n<1K"),
-    (10_000, "1K<n<10K"),
-    (100_000, "10K<n<100K"),
-    (1_000_000, "100K<n<1M"),
-    (10_000_000, "1M<n<10M"),
-)
+#: Beside the card: its pictures.
+PICTURES = "card"
+
+#: The plots of an evaluation that a card shows, in this order, with what they show.
+_REPORT_PLOTS = {
+    "loss": "Held-out text loss per output stream, before and after training",
+    "latency": "Latency of the test split in rows, against turns",
+    "training": "Training loss over the steps",
+    "timeline": "What was read, what the model wrote and what the data says, by row",
+}
+
+_SPECIAL = re.compile(r"[|`<>&\[\]*~#\\$!]|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=[wW]{3})\.|@")
+_LINK = re.compile(rf"\]\(({PICTURES}/[\w.-]+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """``text`` of the card, the ``files`` beside it by their paths, and what to know about its licences."""
+
+    text: str
+    files: Mapping[str, bytes]
+    conflicts: tuple[Conflict, ...]
 
 
 def write_card(out: Path, title: str) -> Path:
-    """Writes ``README.md`` beside the final shards of a build, and clears what killed runs left of one.
+    """Writes ``README.md``, its pictures and ``croissant.json`` beside the final shards of a build; where the card is.
 
-    Raises InputError where there is no data set, PipelineError where another run writes there.
+    Clears what killed runs left of one. The card comes last, so it never shows what is not there. Raises InputError where
+    there is no data set, PipelineError where another run writes there.
     """
-    card = out / folders.DATASET / "README.md"
+    publish_card(out, title)
+    return out / folders.DATASET / "README.md"
+
+
+def publish_card(out: Path, title: str) -> Card:
+    """``write_card``; the card itself."""
     for name in (folders.DATASET, folders.REPORT):
         if (manifest := read_manifest(out / name)) is not None:
             tidy(out / name, manifest)
             fetch(out / name, manifest.outputs)
-    text = render_card(out, title)
-    with claimed(card.parent):
-        remove_temporaries(card.parent)
-        publish_text(card, f"{text}\n{_made_of(out, title)}\n")
+    directory = out / folders.DATASET
+    card = make_card(out, title)
+    with claimed(directory):
+        remove_temporaries(directory)
+        for name, content in card.files.items():
+            _publish(directory / name, content)
+        _publish(directory / "README.md", f"{card.text}\n{made_of(out, title)}\n".encode())
+        for name in sorted(_pictures(directory) - card.files.keys()):
+            storage.remove(directory / name)
     return card
 
 
 def renew_card(out: Path, title: str) -> None:
-    """``write_card``, unless the card that is there was made of the same manifests and title."""
-    card = out / folders.DATASET / "README.md"
+    """``write_card``, unless the card that is there was made of the same manifests and title, and is whole."""
+    directory = out / folders.DATASET
+    card = directory / "README.md"
     storage.pull(card)
-    made_of = _made_of(out, title)
-    if not card.is_file() or not card.read_text(encoding="utf-8").endswith(f"{made_of}\n"):
-        write_card(out, title)
+    if card.is_file():
+        text = card.read_text(encoding="utf-8")
+        kept = storage.files_below(directory)
+        shown = {*_LINK.findall(text), CROISSANT}
+        there = all(name in kept if kept is not None else (directory / name).is_file() for name in shown)
+        if there and text.endswith(f"{made_of(out, title)}\n"):
+            return
+    write_card(out, title)
 
 
-def _made_of(out: Path, title: str) -> str:
-    """The line by which a card is known to be that of a build: the data, what went in and out of the stages, the report.
-
-    Like the card it holds nothing that differs between two runs of the same build: no times, no digests of logs.
-    """
-    stages = manifests_of(out)
-    dataset, report = stages.get(folders.DATASET), stages.get(folders.REPORT)
-    made_of = [
-        VERSION,
-        title,
-        dataset.digest() if dataset is not None else None,
-        {name: [m.counters.get(side) for side in ("in", "out", "rejected")] for name, m in stages.items()},
-        [dict(report.counters), report.notes.get("gate_failures")] if report is not None else None,
-    ]
-    return f"<!-- made of {hashlib.sha256(canonical_json(made_of).encode()).hexdigest()} -->"
+def title_of(out: Path) -> str:
+    """The title that the build in a folder was given, or its name."""
+    asked = card_facts.asked_of_build(out)
+    return (asked.config.title or asked.config.name) if asked is not None else "Multi-stream conversations"
 
 
 def render_card(out: Path, title: str) -> str:
-    """The card of the build in ``out`` as Markdown."""
+    """The card of the build in ``out`` as Markdown. Raises InputError where there is no data set."""
+    return make_card(out, title).text
+
+
+def make_card(out: Path, title: str) -> Card:
+    """The card of the build in ``out`` and what lies beside it; nothing is written. Raises InputError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    title = _title(title)
     dataset = out / folders.DATASET
+    manifest = read_manifest(dataset)
     splits = {
-        s: stats_of(sorted((dataset / s).glob("records-*.parquet")))
-        for s in ("train", "test", folders.INPUT_ONLY)
-        if (dataset / s).is_dir()
+        split: stats_of(sorted((dataset / split).glob("records-*.parquet")))
+        for split in ("train", "test", folders.INPUT_ONLY)
+        if (dataset / split).is_dir() and any((dataset / split).glob("records-*.parquet"))
     }
-    if not splits:
-        raise InputError(f"{out} holds no data set")
+    if not splits or manifest is None:
+        raise InputError(f"{storage.shown(out)} holds no data set: name the folder of a build")
     answered = [s for s in splits if s != folders.INPUT_ONLY] or list(splits)
-    every = RecordStats()
-    for split in answered:
-        every.merge(splits[split])
+    every, whole = RecordStats(), RecordStats()
+    for name, stats in splits.items():
+        whole.merge(stats)
+        if name in answered:
+            every.merge(stats)
+    files, facts = _facts(out, title, manifest, splits, answered, every, whole)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -94,27 +134,166 @@ def render_card(out: Path, title: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("dataset.md.j2").render(_facts(out, title, splits, every))
+    environment.filters.update(cell=_cell, num=_num, share=_share, pair=_pair, loss=_loss)
+    text = environment.get_template("dataset.md.j2").render(facts)
+    return Card(text, files, tuple(facts["conflicts"]))
 
 
-def _facts(out: Path, title: str, splits: dict[str, RecordStats], every: RecordStats) -> dict[str, Any]:
-    manifests = manifests_of(out)
+def _facts(
+    out: Path,
+    title: str,
+    manifest: Manifest,
+    splits: Mapping[str, RecordStats],
+    answered: Sequence[str],
+    every: RecordStats,
+    whole: RecordStats,
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    dataset, manifests = out / folders.DATASET, manifests_of(out)
+    rejects = rejects_of(find_rejects(out) or ())
+    report = card_facts.read_report(out, manifests)
+    plots = draw_plots(every, rejects)
+    files = {f"{PICTURES}/{plot.name}": plot.svg.encode() for plot in plots}
+    sample = choose([p for s in answered for p in sorted((dataset / s).glob("records-*.parquet"))])
+    timeline = ""
+    if sample is not None:
+        drawn, timeline = draw_timeline(sample)
+        files[f"{PICTURES}/timeline.svg"] = drawn.encode()
+    report_plots = []
+    for path in _report_plots(out, manifests) if report else ():
+        name = f"report-{path.name}"
+        files[f"{PICTURES}/{name}"] = path.read_bytes()
+        report_plots.append((name, _REPORT_PLOTS[path.stem]))
+    found = conflicts(whole.corpus_licenses)
+    names = sorted({name for _, name in whole.corpus_licenses})
+    languages = sorted(whole.languages)
     synth = manifests.get(folders.SYNTH)
-    report = out / folders.REPORT / "report.json"
-    tokens = sorted((out / folders.DATASET).glob("*/tokens-*.parquet"))
+    tags = ["multi-stream", "streaming", "conversational", *(["synthetic"] if synth is not None else [])]
+    configs = configs_of(manifest)
     summary = every.summary()
-    licenses = sorted(k for k in summary["licenses"] if k != "unknown")
-    return {
+    description = (
+        f"Multi-stream conversations: {summary['records']:,} records, {summary['tokens']:,} tokens, a stream for every role, "
+        "on a clock of rows in which each stream says at most one token."
+    )
+    metadata = croissant(
+        title,
+        description,
+        f"{manifest.version}.0.0",
+        [n for n in names if n != "unknown"],
+        languages,
+        card_facts.PAPER,
+        configs,
+        manifest.outputs,
+    )
+    files[CROISSANT] = metadata.encode()
+    engine = (synth.notes.get("engine") or {}) if synth is not None else {}
+    model = engine.get("model")
+    return files, {
         "title": title,
+        "front_matter": front_matter(title, card_license(names or ["unknown"]), languages, tags, manifest, dataset),
         "splits": {name: stats.summary() for name, stats in splits.items()},
+        "first_split": next(iter(splits)),
         "all": summary,
-        "size": next((name for limit, name in _SIZES if every.records < limit), "n>10M"),
-        "licenses": licenses,
-        "license": licenses[0].lower() if len(licenses) == 1 and "unknown" not in summary["licenses"] else "other",
-        "stages": {name: m.counters for name, m in manifests.items()},
-        "synth": synth.notes.get("engine") if synth else None,
-        "table": tokens[0].name.rsplit("-", 3)[0] if tokens else None,
-        "report": json.loads(report.read_text(encoding="utf-8"))
-        if folders.REPORT in manifests and report.is_file()
+        "tokens": [name for name in configs if name != "records"],
+        "timeline": timeline,
+        "words": {
+            **dict.fromkeys(("streams", "lengths", "saved", "latency", "rejects"), ""),
+            **{plot.name.removesuffix(".svg"): plot.words.partition(": ")[0] for plot in plots},
+        },
+        "sources": card_facts.sources(whole, manifests, rejects),
+        "conflicts": found,
+        "command": card_facts.command(out),
+        "stages": card_facts.stages(manifests),
+        "settings": card_facts.settings(manifests),
+        "synth": {
+            "model": model.get("name", "") if isinstance(model, dict) else str(model),
+            "engine": engine.get("engine", ""),
+            "version": engine.get("version", ""),
+            "out": synth.counters.get("out"),
+            "asked": synth.counters.get("in"),
+        }
+        if synth is not None and engine
         else None,
+        "claims": card_facts.claims(list(summary["policies"])),
+        "policies": card_facts.policies(every),
+        "filters": card_facts.filters(manifests, rejects),
+        "limits": list(card_facts.limits(every, splits, manifests, found, report)),
+        "report": report,
+        "report_plots": report_plots,
+        "paper": card_facts.PAPER,
     }
+
+
+def _report_plots(out: Path, manifests: Mapping[str, Manifest]) -> list[Path]:
+    there = {
+        p.stem: p for p in manifests[folders.REPORT].paths(out / folders.REPORT, "") if p.suffix in (".png", ".svg")
+    }
+    return [there[name] for name in _REPORT_PLOTS if name in there]
+
+
+def made_of(out: Path, title: str) -> str:
+    """The line by which a card is known to be that of a build: the data, what went in and out of the stages, the report.
+
+    Like the card it holds nothing that differs between two runs of the same build: no times, no digests of logs.
+    """
+    stages = manifests_of(out)
+    dataset, report = stages.get(folders.DATASET), stages.get(folders.REPORT)
+    facts = [
+        VERSION,
+        _title(title),
+        dataset.digest() if dataset is not None else None,
+        {name: [m.counters.get(side) for side in ("in", "out", "rejected")] for name, m in stages.items()},
+        {name: m.fingerprint for name, m in stages.items() if name in folders.STAGES[:4]},
+        card_facts.command(out),
+        [dict(report.counters), report.notes.get("gate_failures")] if report is not None else None,
+    ]
+    return f"<!-- made of {hashlib.sha256(canonical_json(facts).encode()).hexdigest()} -->"
+
+
+def _publish(path: Path, content: bytes) -> None:
+    with publish(path) as temporary:
+        temporary.write_bytes(content)
+    storage.send([path])
+
+
+def _pictures(directory: Path) -> set[str]:
+    """The pictures of this and earlier cards."""
+    kept = {name for name in storage.files_below(directory) or () if name.startswith(f"{PICTURES}/")}
+    here = {
+        p.relative_to(directory).as_posix() for p in (directory / PICTURES).glob("*") if p.suffix in (".svg", ".png")
+    }
+    return here | {name for name in kept if name.endswith((".svg", ".png"))}
+
+
+def _title(title: str) -> str:
+    """A title on one line without what would end the front matter."""
+    return re.sub(r"-{3,}", "–", one_line(" ".join(title.split()), 200))
+
+
+def _cell(value: object) -> str:
+    """Text in a table or a line of Markdown: nothing of it is markup, a link or a mention."""
+    line = one_line(" ".join(str(value).split()), 600)
+    return _SPECIAL.sub(lambda m: "".join(f"&#{ord(c)};" for c in m[0]), line)
+
+
+def _num(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _pair(values: tuple[float, float] | None) -> str:
+    """A median, and that under turns where it is another."""
+    if not values:
+        return "–"
+    layout, turns = values
+    return f"{layout:,.0f}" if layout == turns else f"{layout:,.0f} ({turns:,.0f})"
+
+
+def _loss(measured: Mapping[str, Any] | None, kind: str) -> str:
+    if not measured or measured.get(f"{kind}_loss") is None:
+        return "–"
+    interval = measured.get(f"{kind}_interval")
+    told = f"{measured[f'{kind}_loss']:.3f}"
+    return f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else told

@@ -95,6 +95,9 @@ class ShardSection(_Section):
 
     test_fraction: float = Field(0.1, ge=0, lt=1, description="share of the groups that goes to the test split")
     shard_rows: int = Field(10_000, ge=1, description="about how many records a shard holds")
+    marks: Literal["ignore", "drop-bad", "only-good"] = Field(
+        "ignore", description="what the viewer's marks do (`marks.jsonl` in the build's folder)"
+    )
 
 
 class BuildConfig(_Section):

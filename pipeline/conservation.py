@@ -9,10 +9,11 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConservationError
@@ -29,15 +30,16 @@ OUTCOMES = ("converted", "input_only", "excluded", "rejected")
 
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
-def _reads(function: Callable[[Path], _T]) -> Callable[[Path], _T]:
+def _reads(function: Callable[Concatenate[Path, _P], _T]) -> Callable[Concatenate[Path, _P], _T]:
     """A function of a Parquet file that raises ConservationError where the file is not there or cannot be read."""
 
     @functools.wraps(function)
-    def read(path: Path) -> _T:
+    def read(path: Path, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
-            return function(path)
+            return function(path, *args, **kwargs)
         except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
             raise ConservationError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
         except KeyError as error:
@@ -230,17 +232,22 @@ def _same(what: str, left_name: str, left: Counter[Pointer], right: Counter[Poin
     )
 
 
-def id_sum(paths: list[Path]) -> tuple[int, int]:
-    """How many records the files hold, and the sum of their ids: equal for two sets of files with the same records."""
-    sums = [_id_sum(path) for path in paths]
+def id_sum(paths: list[Path], rows: pc.Expression | None = None) -> tuple[int, int]:
+    """How many records the files hold, and the sum of their ids: equal for two sets of files with the same records.
+
+    ``rows``: count only these.
+    """
+    sums = [_id_sum(path, rows) for path in paths]
     return sum(count for count, _ in sums), sum(total for _, total in sums)
 
 
 @_reads
-def _id_sum(path: Path) -> tuple[int, int]:
+def _id_sum(path: Path, rows: pc.Expression | None) -> tuple[int, int]:
     count = total = 0
-    for batch in pq.ParquetFile(path).iter_batches(8192, columns=["id"]):
-        ids = batch.column("id").to_pylist()
+    columns = ["id"] if rows is None else ["id", "stage"]
+    for batch in pq.ParquetFile(path).iter_batches(8192, columns=columns):
+        table = pa.Table.from_batches([batch])
+        ids = (table if rows is None else table.filter(rows)).column("id").to_pylist()
         count += len(ids)
         total += sum(int(i, 16) for i in ids)
     return count, total
@@ -252,24 +259,28 @@ def recount_dataset(
     """Recounts the shuffled and split data set against the shards it was made of, records and tokens alike.
 
     ``inputs``: name of each input stage and its record shards; ``unanswered``: the shards of conversations without an
-    answer. Raises ConservationError.
+    answer. What ``filtered-*.parquet`` names is not in it. Raises ConservationError.
     """
     came = [(name, *id_sum(paths)) for name, paths in inputs]
-    expected = (sum(count for _, count, _ in came), sum(total for _, _, total in came))
+    filtered = sorted(dataset.glob("filtered-*.parquet"))
+    left_out = id_sum(filtered, pc.field("stage") != INPUT_ONLY)
+    expected = (sum(count for _, count, _ in came) - left_out[0], sum(total for _, _, total in came) - left_out[1])
+    came_in, booked = sum(count for _, count, _ in came), f", {left_out[0]} filtered" if filtered else ""
     counts = {f"in_{name}": count for name, count, _ in came}
     for split in ("train", "test"):
         counts[split] = id_sum(sorted((dataset / split).glob("records-*.parquet")))[0]
     for prefix in ("records-", "tokens-"):
         found = id_sum(sorted(p for split in ("train", "test") for p in (dataset / split).glob(f"{prefix}*.parquet")))
         if found[0] != expected[0]:
-            raise ConservationError(f"dataset: {expected[0]} records in, {found[0]} in {prefix}*.parquet")
+            raise ConservationError(f"dataset: {came_in} records in{booked}, {found[0]} in {prefix}*.parquet")
         if found != expected:
             raise ConservationError(f"dataset: the records in {prefix}*.parquet are not those that came in")
     kept = id_sum(sorted((dataset / INPUT_ONLY).glob("records-*.parquet")))
     counts[INPUT_ONLY] = kept[0]
-    if kept != id_sum(list(unanswered)):
+    silent, silent_left_out = id_sum(list(unanswered)), id_sum(filtered, pc.field("stage") == INPUT_ONLY)
+    if kept != (silent[0] - silent_left_out[0], silent[1] - silent_left_out[1]):
         raise ConservationError(
-            f"dataset: {id_sum(list(unanswered))[0]} conversations without an answer in, {kept[0]} out"
+            f"dataset: {silent[0]} conversations without an answer in, {silent_left_out[0]} filtered, {kept[0]} out"
         )
     if counts["train"] + counts["test"] != expected[0]:
         raise ConservationError(f"dataset: {expected[0]} records in, {counts['train']} + {counts['test']} out")

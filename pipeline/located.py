@@ -33,7 +33,7 @@ def located(config: BuildConfig, base: Path) -> BuildConfig:
     if config.evaluate is not None and isinstance(control := config.evaluate.get("control"), str):
         changed["evaluate"] = {**config.evaluate, "control": str(_path(control, base))}
     if config.synth is not None:
-        changed["synth"] = _synth(config.synth, base)
+        changed["synth"] = located_synth(config.synth, base)
     return config.model_copy(update=changed)
 
 
@@ -55,8 +55,8 @@ def _with(section: Mapping[str, Any], key: str, base: Path) -> dict[str, Any]:
     return {**section, key: located_name(name, base)} if isinstance(name, str) else dict(section)
 
 
-def _synth(section: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """Models of engines here; what an endpoint calls its model is no path."""
+def located_synth(section: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """A ``synth`` section with absolute paths of the models of engines here; what an endpoint calls its model is no path."""
     engine, judge = section.get("engine"), section.get("judge")
     made = _engine(section, engine, base)
     if isinstance(judge, Mapping):

@@ -25,7 +25,7 @@ from pipeline.errors import ConservationError, PipelineError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp"
-_SHARD = re.compile(r"(units|rejects|records|tokens-.+|ledger|input-only)-\d{5}(-of-\d{5})?\.parquet")
+_SHARD = re.compile(r"(units|rejects|records|tokens-.+|ledger|input-only|filtered)-\d{5}(-of-\d{5})?\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,11 +266,13 @@ def run_stage(
     work: Work,
     fresh: bool = False,
     replaces: bool = False,
+    done: Callable[[], None] | None = None,
 ) -> Result:
     """Runs a stage, or skips it if the same one is there whole. ``work`` writes into ``directory`` and balances its books.
 
     ``replaces``: ``work`` puts a whole new directory in the place of ``directory``, or fails and leaves it as it was; so
-    what is there keeps its manifest until then, and what was not there is not there after a failure.
+    what is there keeps its manifest until then, and what was not there is not there after a failure. ``done`` is called
+    once the manifest is there: it removes what only an unfinished stage needs.
 
     Raises:
         PipelineError: another run writes to ``directory``.
@@ -282,6 +284,8 @@ def run_stage(
         if there is None:
             _refuse_foreign(directory)
         if there is not None and there.fingerprint == wanted and not fresh and not damaged(directory, there.outputs):
+            if done is not None:
+                done()
             return Result(directory, there, skipped=True)
         if not replaces:
             storage.remove(directory / MANIFEST)
@@ -309,6 +313,8 @@ def run_stage(
             dict(notes),
         )
         write_manifest(directory, manifest)
+        if done is not None:
+            done()
         return Result(directory, manifest, skipped=False)
 
 

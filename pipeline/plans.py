@@ -56,9 +56,12 @@ def plan_stage(name: str, asked: Asked, made: Mapping[str, Result], digests: boo
     if name == folders.SYNTH:
         return _of_synthesis(asked, digests)
     if name == folders.DATASET:
+        from pipeline.selection import select
         from pipeline.stages.dataset import plan as of_dataset
 
-        return of_dataset([made[other].manifest for other in inputs_of(name, asked)], shuffle_config(config))
+        read = [made[other] for other in inputs_of(name, asked)]
+        selection = select(config.shards.marks, read[0].directory.parent)
+        return of_dataset([result.manifest for result in read], shuffle_config(config), selection)
     from pipeline.models import resolve_model
 
     if name in (folders.CHECKPOINT, folders.CONTROL):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline.manifest import publish
+from pipeline.manifest import balance, publish
+from pipeline.notes import Notes
+from pipeline.selection import Rule, Selection
 
 #: A row group is written once it holds so many bytes in memory.
 ROW_GROUP_BYTES = 16 << 20
@@ -24,8 +26,22 @@ ROW_GROUP_BYTES = 16 << 20
 #: at a time.
 BUCKET_BYTES, FAN_BITS, DEAL_BYTES = 32 << 20, 6, 8 << 20
 
+#: Columns of few values: only these are written with a dictionary. A dictionary of the others changes with every record
+#: that comes or goes, and all pages with it; without one, zstd makes tokens smaller and texts hardly larger.
+REPEATING = [
+    "schema", "streams.list.element.name", "streams.list.element.role", "streams.list.element.slot",
+    "streams.list.element.direction", "clock.unit", "clock.tokenizer", "clock.tokenizer_sha256", "clock.lag",
+    "segment.k", "segment.n", "events.list.element.kind", "events.list.element.weight", "events.list.element.lexical",
+    "events.list.element.judged", "alignment.policy", "alignment.version", "alignment.params",
+    "sources.list.element.corpus", "sources.list.element.path", "sources.list.element.format",
+    "sources.list.element.license", "extra", "labels", "corpus", "path", "format", "license", "stage", "code", "outcome",
+]  # fmt: skip
+
 #: Rows that are read and written at a time.
 CHUNK_ROWS = 1024
+
+#: Every record.
+ALL = Selection()
 
 IntArray = npt.NDArray[np.int64]
 
@@ -34,7 +50,14 @@ class TableWriter:
     """Writes tables of one schema to a Parquet file, in row groups of about ``ROW_GROUP_BYTES``."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3)
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=REPEATING,
+            use_content_defined_chunking=True,  # so that a store that knows chunks takes only those that changed
+        )
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._bytes = 0
@@ -91,11 +114,12 @@ class TableWriter:
 @dataclass(frozen=True, slots=True)
 class ShuffleConfig:
     """How records are split and shuffled. ``test_fraction`` is of the groups; ``shard_rows`` is about how many records a
-    shard holds."""
+    shard holds; ``marks``: what people's marks do."""
 
     seed: int = 0
     test_fraction: float = 0.1
     shard_rows: int = 10_000
+    marks: Rule = "ignore"
 
 
 def group_hashes(groups: Sequence[str], config: ShuffleConfig) -> npt.NDArray[np.uint64]:
@@ -119,30 +143,50 @@ def shuffle_and_split(
     out: Path,
     config: ShuffleConfig,
     train: str = "train",
+    notes: Notes | None = None,
+    selection: Selection = ALL,
 ) -> list[tuple[Path, int]]:
     """Shuffles aligned tables (the same records in the same order) over ``out/{train,test}/NAME-i-of-n.parquet``.
 
-    ``train``: the folder of what is not in the test split. ``scratch``: a folder on a local disk.
+    ``train``: the folder of what is not in the test split. ``scratch``: a folder on a local disk. ``notes``: of files that
+    an earlier run has finished, which are kept, and those of this run are noted. ``selection``: of the records.
 
     Rows are dealt to buckets by ranges of their key until a bucket fits in memory, where it is sorted: memory and the
     number of open files are bounded whatever the number and the size of the records, and the result depends on the
     records and the seed alone. Returns the files with their rows.
     """
-    limit, totals = _plan_split(next(iter(tables.values())), config)
+    limit, totals = _plan_split(next(iter(tables.values())), config, selection)
     scratch.mkdir(parents=True, exist_ok=True)
     counts = {split: max(1, -(-total // config.shard_rows)) for split, total in totals.items() if total}
     written: list[tuple[Path, int]] = []
     for name, paths in tables.items():
-        dealt = _deal_splits(paths, schemas[name], scratch, limit, config) if len(counts) > 1 else None
-        for split, count in counts.items():
-            mine = _read_shards(paths, schemas[name]) if dealt is None else _stored(dealt[split])
-            ordered = _in_order(mine, schemas[name], scratch / split, config)
-            folder = out / (train if split == "train" else split)
-            written += _write_shards(ordered, schemas[name], folder, name, count)
+        files = {
+            split: [
+                out / (train if split == "train" else split) / f"{name}-{i:05d}-of-{count:05d}.parquet"
+                for i in range(count)
+            ]
+            for split, count in counts.items()
+        }
+        finished = {
+            path: output.rows or 0
+            for path in itertools.chain(*files.values())
+            if notes is not None and (output := notes.finished(path)) is not None
+        }
+        todo = {split for split, places in files.items() if not finished.keys() >= set(places)}
+        dealt = (
+            _deal_splits(paths, schemas[name], scratch, limit, config, selection) if len(counts) > 1 and todo else None
+        )
+        for split, places in files.items():
+            if split in todo:
+                mine = _read_shards(paths, schemas[name], selection) if dealt is None else _stored(dealt[split])
+                ordered = _in_order(mine, schemas[name], scratch / split, config)
+                written += _write_shards(ordered, schemas[name], places, finished, notes)
+            else:
+                written += [(path, finished[path]) for path in places]
     return written
 
 
-def _plan_split(paths: list[Path], config: ShuffleConfig) -> tuple[np.uint64, dict[str, int]]:
+def _plan_split(paths: list[Path], config: ShuffleConfig, selection: Selection) -> tuple[np.uint64, dict[str, int]]:
     """Groups whose hash is below the limit are the test split; how many records each split gets.
 
     Where no group of a small data set falls below it, the group with the lowest hash is the test split, if there is
@@ -153,8 +197,11 @@ def _plan_split(paths: list[Path], config: ShuffleConfig) -> tuple[np.uint64, di
     highest = (-1, 0)
     test = total = 0
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(8192, columns=["group"]):
-            hashes = group_hashes(batch.column("group").to_pylist(), config)
+        for batch in pq.ParquetFile(path).iter_batches(8192, columns=["id", "group"]):
+            groups = selection.keep(pa.Table.from_batches([batch])).column("group").to_pylist()
+            if not groups:
+                continue
+            hashes = group_hashes(groups, config)
             test += int((hashes < limit).sum())
             total += len(hashes)
             values, counts = np.unique(hashes, return_counts=True)
@@ -175,10 +222,10 @@ def _plan_split(paths: list[Path], config: ShuffleConfig) -> tuple[np.uint64, di
 Keyed = tuple[pa.Table, npt.NDArray[np.uint64]]
 
 
-def _read_shards(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+def _read_shards(paths: Sequence[Path], schema: pa.Schema, selection: Selection) -> Iterator[pa.Table]:
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(CHUNK_ROWS):
-            yield pa.Table.from_batches([batch]).cast(schema)
+            yield selection.keep(pa.Table.from_batches([batch]).cast(schema))
 
 
 def _stored(path: Path) -> Iterator[pa.Table]:
@@ -224,13 +271,18 @@ def _deal(
 
 
 def _deal_splits(
-    paths: Sequence[Path], schema: pa.Schema, scratch: Path, limit: np.uint64, config: ShuffleConfig
+    paths: Sequence[Path],
+    schema: pa.Schema,
+    scratch: Path,
+    limit: np.uint64,
+    config: ShuffleConfig,
+    selection: Selection,
 ) -> dict[str, Path]:
     def is_test(table: pa.Table) -> IntArray:
         return (group_hashes(table.column("group").to_pylist(), config) < limit).astype(np.int64)
 
     buckets = {split: scratch / f"all-{split}" for split in ("train", "test")}
-    _deal(_read_shards(paths, schema), schema, list(buckets.values()), is_test)
+    _deal(_read_shards(paths, schema, selection), schema, list(buckets.values()), is_test)
     return buckets
 
 
@@ -280,23 +332,34 @@ def _sorted(table: pa.Table, config: ShuffleConfig) -> Keyed:
 
 
 def _write_shards(
-    ordered: Iterable[Keyed], schema: pa.Schema, folder: Path, name: str, count: int
+    ordered: Iterable[Keyed],
+    schema: pa.Schema,
+    places: Sequence[Path],
+    finished: Mapping[Path, int],
+    notes: Notes | None,
 ) -> list[tuple[Path, int]]:
-    """Cuts the order into shards, by ranges of the key; every shard is written, also one that gets no row."""
-    groups = itertools.groupby(_by_shard(ordered, count), key=itemgetter(0))
+    """Cuts the order into shards, by ranges of the key; every shard is written, also one that gets no row, unless it is
+    finished. ``finished``: rows of those that are."""
+    groups = itertools.groupby(_by_shard(ordered, len(places)), key=itemgetter(0))
     ready = next(groups, None)
     written = []
-    for i in range(count):
-        path = folder / f"{name}-{i:05d}-of-{count:05d}.parquet"
+    for i, path in enumerate(places):
         rows = 0
-        with publish(path) as temporary:
-            writer = TableWriter(temporary, schema)
-            if ready is not None and ready[0] == i:
-                for chunk in _chunks(table for _, table in ready[1]):
+        mine: Iterator[pa.Table] = map(itemgetter(1), ready[1]) if ready is not None and ready[0] == i else iter(())
+        if path in finished:
+            rows = sum(table.num_rows for table in mine)
+            balance("dataset", total=finished[path], rows=rows)
+        else:
+            with publish(path) as temporary:
+                writer = TableWriter(temporary, schema)
+                for chunk in _chunks(mine):
                     writer.write(chunk)
                     rows += chunk.num_rows
-                ready = next(groups, None)
-            writer.close()
+                writer.close()
+            if notes is not None:
+                notes.remember(path, rows)
+        if ready is not None and ready[0] == i:
+            ready = next(groups, None)
         written.append((path, rows))
     return written
 

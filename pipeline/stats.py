@@ -1,178 +1,157 @@
-"""Statistics of records: streams, silence, overlap, tokens, and what overlapping saves against ``turns``."""
+"""Statistics of records: streams, tokens, silence, overlap, latency, leaks, and what overlapping saves against ``turns``."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import EventColumns, IntArray, event_columns
 from pipeline.errors import InputError
+from pipeline.statistics.languages import language_of
+from pipeline.statistics.sums import (
+    LATENCIES,
+    PER_TURN,
+    PolicyStats,
+    Shares,
+    Spread,
+    merge_fields,
+    merged,
+    ordered,
+    rounded,
+)
+from pipeline.statistics.timing import BoolArray, IntArray, Timed, Turns, columns_of, timed, turns_of
 from pipeline.tables import RECORDS
 
+__all__ = ["LATENCIES", "PER_TURN", "PolicyStats", "RecordStats", "Shares", "Spread", "merged", "stats_of"]
 
-@dataclass
-class Shares:
-    """How often each share was seen, to four digits: its size depends on how many differ, not on how many there were."""
-
-    counts: Counter[float] = field(default_factory=Counter)
-
-    def add(self, values: npt.NDArray[np.float64]) -> None:
-        """Adds shares, each at most 1; those below -1 are kept to four significant digits."""
-        found, times = np.unique(np.round(values, 4) + 0.0, return_counts=True)
-        for value, count in zip(found.tolist(), times.tolist(), strict=True):
-            self.counts[value if value >= -1 else float(f"{value:.4g}")] += count
-
-    def merge(self, other: Shares) -> None:
-        """Adds another's shares to these."""
-        self.counts.update(other.counts)
-
-    def quantiles(self, at: Sequence[float]) -> list[float]:
-        """The quantiles at fractions of 1, interpolated as ``numpy.quantile`` does it; 0 for each where there are none."""
-        if not self.counts:
-            return [0.0] * len(at)
-        values = np.array(sorted(self.counts))
-        ends = np.cumsum([self.counts[value] for value in values.tolist()])
-        places = np.array(at) * (ends[-1] - 1)
-        low = values[np.searchsorted(ends, np.floor(places), side="right")]
-        high = values[np.searchsorted(ends, np.ceil(places), side="right")]
-        return [round(value, 4) for value in (low + (high - low) * (places % 1)).tolist()]
-
-
-@dataclass
-class PolicyStats:
-    """Sums over the records of one corpus under one policy, mergeable. ``overlap_rows``: rows in which an output stream
-    and another stream speak at once; ``saved``: the share of rows saved against ``turns``, per record."""
-
-    records: int = 0
-    overlapped: int = 0
-    rows: int = 0
-    turns_rows: int = 0
-    overlap_rows: int = 0
-    streams: int = 0
-    saved: Shares = field(default_factory=Shares)
-
-    def merge(self, other: PolicyStats) -> None:
-        """Adds another's records to these."""
-        _merge(self, other)
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
-        return {
-            "records": self.records,
-            "overlapped_records": self.overlapped,
-            "overlap_share": round(self.overlap_rows / self.rows, 4) if self.rows else 0.0,
-            "rows_saved": round(1 - self.rows / self.turns_rows, 4) if self.turns_rows else 0.0,
-            "rows_saved_quartiles": self.saved.quantiles([0.25, 0.5, 0.75]),
-            "streams_per_record": round(self.streams / self.records, 2) if self.records else 0.0,
-        }
+_BATCH = 1024
 
 
 @dataclass
 class RecordStats:
-    """Sums over records, mergeable. Rows are tokens of the clock; a row is *silent* on a stream that says nothing in it."""
+    """Sums over records, mergeable. Rows are tokens of the clock; a row is *silent* on a stream that says nothing in it.
 
-    records: int = 0
-    conversations: int = 0
-    segments: int = 0
-    rows: int = 0
-    cells: int = 0
-    cells_per_role: Counter[str] = field(default_factory=Counter)
-    slots: int = 0
-    overlapped_records: int = 0
-    overlap_rows: int = 0
-    turns_rows: int = 0
-    saved: Shares = field(default_factory=Shares)
-    kinds: Counter[str] = field(default_factory=Counter)
-    policies: Counter[str] = field(default_factory=Counter)
-    corpora: Counter[str] = field(default_factory=Counter)
-    licenses: Counter[str] = field(default_factory=Counter)
-    lexical: Counter[str] = field(default_factory=Counter)
+    Of several sources the first names the corpus. ``corpus_licenses``: source pointers by corpus and licence;
+    ``languages``: conversations by the language that their source states; ``lengths``: records by tokens; ``looked_at``:
+    output events by the look at their honesty that has a verdict on them.
+    """
+
     by_policy: dict[tuple[str, str], PolicyStats] = field(default_factory=dict)
+    tokens_per_role: Counter[str] = field(default_factory=Counter)
+    slots_per_role: Counter[str] = field(default_factory=Counter)
+    output_roles: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    looked_at: Counter[str] = field(default_factory=Counter)
+    corpus_licenses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    lengths: Spread = field(default_factory=Spread)
+
+    @property
+    def records(self) -> int:
+        """How many there are."""
+        return sum(own.records for own in self.by_policy.values())
+
+    def all(self) -> PolicyStats:
+        """The sums over all corpora and policies."""
+        return merged(self.by_policy.values())
 
     def add(self, table: pa.Table) -> None:
-        """Adds a table of records."""
-        c = event_columns(table)
-        count = table.num_rows
-        if not count:
+        """Adds a table of records. Raises InputError where a record's indices lead nowhere."""
+        if not table.num_rows:
             return
-        duration = c.end - c.start
-        self.records += count
-        segment = table.column("segment").combine_chunks()
-        self.conversations += int((segment.field("k").to_numpy() == 1).sum())
-        self.segments += int((segment.field("n").to_numpy() > 1).sum())
-        self.rows += int(c.rows.sum())
-        self.slots += int((c.rows * c.streams_per_record).sum())
-        self.cells += int(duration.sum())
-        for role in sorted(set(c.role.tolist())):
-            self.cells_per_role[role] += int(duration[c.role == role].sum())
-        self.kinds.update(c.kind.tolist())
-        # Under turns events follow one another, so a record takes as many rows as it has cells.
-        turns_rows = np.zeros(count, dtype=np.int64)
-        np.add.at(turns_rows, c.record, duration)
-        self.turns_rows += int(turns_rows.sum())
-        saved = 1 - c.rows / np.maximum(turns_rows, 1)
-        self.saved.add(saved)
-        self.overlapped_records += int((c.rows < turns_rows).sum())
-        overlap = _overlap_rows(c)
-        self.overlap_rows += int(overlap.sum())
-        policies = [a["policy"] for a in table.column("alignment").to_pylist()]
-        self.policies.update(policies)
-        all_sources = table.column("sources").to_pylist()
-        members: dict[tuple[str, str], list[int]] = {}
-        for r, (policy, sources) in enumerate(zip(policies, all_sources, strict=True)):
-            members.setdefault((sources[0]["corpus"] if sources else "", policy), []).append(r)
-        for key, rows in members.items():
+        t = timed(table)
+        events = table.column("events").combine_chunks().flatten()
+        self._add_streams(t, table)
+        self.kinds.update(_counted(events.field("kind")))
+        self.looked_at["output"] += int(t.output.sum())
+        for look in ("lexical", "gain", "judged"):
+            self.looked_at[look] += int(pc.is_valid(events.field(look)).to_numpy(zero_copy_only=False)[t.output].sum())
+        tokens = np.bincount(t.record, t.end - t.start, t.records).astype(np.int64)
+        self.lengths.add(tokens)
+        sources = table.column("sources").combine_chunks()
+        pointers = sources.flatten()
+        licenses = pc.fill_null(pointers.field("license"), "unknown")
+        self.corpus_licenses.update(zip(pointers.field("corpus").to_pylist(), licenses.to_pylist(), strict=True))
+        first = _is_first(table)
+        self.languages.update(_languages(table.column("extra").filter(pa.array(first))))
+        names, group = _groups(table, sources)
+        facts = _facts(table, t, tokens, first)
+        turns = turns_of(t)
+        verdicts = events.field("lexical").dictionary_encode()
+        verdict = pc.fill_null(verdicts.indices, len(verdicts.dictionary)).to_numpy()
+        for number, key in enumerate(names):
             own = self.by_policy.setdefault(key, PolicyStats())
-            own.records += len(rows)
-            own.overlapped += int((overlap[rows] > 0).sum())
-            own.rows += int(c.rows[rows].sum())
-            own.turns_rows += int(turns_rows[rows].sum())
-            own.overlap_rows += int(overlap[rows].sum())
-            own.streams += int(c.streams_per_record[rows].sum())
-            own.saved.add(saved[rows])
-        for sources in all_sources:
-            self.corpora.update(s["corpus"] for s in sources)
-            self.licenses.update(s["license"] or "unknown" for s in sources)
-        verdicts = table.column("events").combine_chunks().flatten().field("lexical")
-        self.lexical.update(v for v in verdicts.to_pylist() if v is not None)
+            _add_group(own, group == number, t, turns, facts)
+            found = np.bincount(verdict[(group == number)[t.record]], minlength=len(verdicts.dictionary)).tolist()
+            own.verdicts.update(dict(zip(verdicts.dictionary.to_pylist(), found, strict=False)))
+
+    def _add_streams(self, t: Timed, table: pa.Table) -> None:
+        roles = table.column("streams").combine_chunks().flatten().field("role").dictionary_encode()
+        names, role = roles.dictionary.to_pylist(), roles.indices.to_numpy()
+        record = np.repeat(np.arange(t.records), np.diff(t.stream_offsets))
+        for counter, where, weights in (
+            (self.tokens_per_role, role[t.stream], t.end - t.start),
+            (self.slots_per_role, role, t.rows[record]),
+            (self.output_roles, role, t.stream_output.astype(np.int64)),
+        ):
+            counter.update(dict(zip(names, np.bincount(where, weights, len(names)).astype(int).tolist(), strict=True)))
 
     def merge(self, other: RecordStats) -> None:
         """Adds another's records to these."""
-        _merge(self, other)
+        merge_fields(self, other)
 
     def summary(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
-        median, upper, best = self.saved.quantiles([0.5, 0.75, 1.0])
+        whole = self.all()
+        median, upper, best = whole.saved.quantiles([0.5, 0.75, 1.0])
+        policies: Counter[str] = Counter()
+        for (_, policy), own in self.by_policy.items():
+            policies[policy] += own.records
+        corpora: Counter[str] = Counter()
+        licenses: Counter[str] = Counter()
+        for (corpus, name), count in self.corpus_licenses.items():
+            corpora[corpus] += count
+            licenses[name] += count
         return {
-            "records": self.records,
-            "conversations": self.conversations,
-            "segments_of_long_conversations": self.segments,
-            "rows": self.rows,
-            "tokens": self.cells,
-            "tokens_per_role": dict(self.cells_per_role.most_common()),
-            "silence_fraction": round(1 - self.cells / self.slots, 4) if self.slots else None,
-            "overlapped_records": self.overlapped_records,
-            "rows_with_overlap": self.overlap_rows,
-            "rows_under_turns": self.turns_rows,
+            "records": whole.records,
+            "conversations": whole.conversations,
+            "segments_of_long_conversations": whole.segments,
+            "rows": whole.rows,
+            "tokens": whole.tokens,
+            "output_tokens": whole.output_tokens,
+            "tokens_per_role": ordered(self.tokens_per_role),
+            "silence_per_role": {
+                role: round(1 - self.tokens_per_role[role] / slots, 4)
+                for role, slots in ordered(self.slots_per_role).items()
+                if slots
+            },
+            "silence_fraction": rounded(whole.silence),
+            "overlapped_records": whole.overlapped,
+            "shortened_records": whole.shortened,
+            "rows_with_overlap": whole.overlap_rows,
+            "rows_under_turns": whole.turns_rows,
             "rows_saved_fraction": {
-                "all": round(1 - self.rows / self.turns_rows, 4) if self.turns_rows else None,
+                "all": rounded(whole.saved_share),
                 "median": median,
                 "p75": upper,
                 "best": best,
             },
-            "events": dict(self.kinds.most_common()),
-            "policies": dict(self.policies.most_common()),
-            "corpora": dict(self.corpora.most_common()),
-            "licenses": dict(self.licenses.most_common()),
-            "lexical_verdicts": dict(self.lexical.most_common()),
+            "tokens_per_record": self.lengths.summary(),
+            "events": ordered(self.kinds),
+            "policies": ordered(policies),
+            "corpora": ordered(corpora),
+            "licenses": ordered(licenses),
+            "languages": ordered(self.languages),
+            "lexical_verdicts": ordered(whole.verdicts),
+            "output_events_looked_at": {name: self.looked_at[name] for name in ("output", "lexical", "gain", "judged")},
             "by_corpus_and_policy": [
                 {"corpus": corpus, "policy": policy, **own.to_json()}
                 for (corpus, policy), own in sorted(self.by_policy.items())
@@ -180,54 +159,101 @@ class RecordStats:
         }
 
 
-def _merge(into: Any, other: Any) -> None:
-    """Adds the fields of a dataclass of sums to those of another: numbers, counters, and what can merge itself."""
-    for name in (f.name for f in fields(into)):
-        mine, theirs = getattr(into, name), getattr(other, name)
-        if isinstance(mine, int):
-            setattr(into, name, mine + theirs)
-        elif isinstance(mine, Counter):
-            mine.update(theirs)
-        elif isinstance(mine, dict):
-            for key, value in theirs.items():
-                mine.setdefault(key, type(value)()).merge(value)
-        else:
-            mine.merge(theirs)
+def stats_of(paths: Iterable[Path], progress: Callable[[int], None] = lambda records: None) -> RecordStats:
+    """Statistics of record shards, read in batches and without their texts. ``progress`` gets the records read since.
 
-
-def _overlap_rows(c: EventColumns) -> IntArray:
-    """Per record, rows in which an output stream and any other stream speak: a sweep over starts and ends of all events."""
-    width = int(c.rows.max(initial=0)) + 1
-    rows = np.zeros(len(c.rows), dtype=np.int64)
-    base = c.record * width
-    everyone = np.concatenate([base + c.start, base + c.end])
-    delta = np.concatenate([np.ones(len(base), dtype=np.int64), -np.ones(len(base), dtype=np.int64)])
-    speaks = np.concatenate([c.is_output, c.is_output]).astype(np.int64) * delta
-    order = np.argsort(everyone, kind="stable")
-    at = everyone[order]
-    active, output = np.cumsum(delta[order]), np.cumsum(speaks[order])
-    length = np.diff(at, append=at[-1:] if len(at) else [])
-    both = (active >= 2) & (output >= 1)
-    np.add.at(rows, at[both] // width, length[both])
-    return rows
-
-
-def stats_of(paths: Iterable[Path]) -> RecordStats:
-    """Statistics of record shards, read in batches. Raises InputError for a table of something else."""
+    Raises InputError for a table of something else.
+    """
     stats = RecordStats()
     for path in paths:
-        file = pq.ParquetFile(path)
-        if missing := sorted(set(RECORDS.names) - set(file.schema_arrow.names)):
-            raise InputError(f"{path} holds no records of ours: it has no column {missing[0]!r}")
-        for batch in file.iter_batches(1024):
-            stats.add(pa.Table.from_batches([batch]))
+        with pq.ParquetFile(path) as file:
+            if missing := sorted(set(RECORDS.names) - set(file.schema_arrow.names)):
+                raise InputError(f"{path} holds no records of ours: it has no column {missing[0]!r}")
+            columns = columns_of(file.schema.column(i).path for i in range(len(file.schema)))
+            for batch in file.iter_batches(_BATCH, columns=columns):
+                stats.add(pa.Table.from_batches([batch]))
+                progress(batch.num_rows)
     return stats
 
 
-def reject_reasons(paths: Iterable[Path]) -> Counter[str]:
-    """Reject rows by stage and reason."""
-    reasons: Counter[str] = Counter()
-    for path in paths:
-        table = pq.read_table(path, columns=["stage", "code"])
-        reasons.update(f"{r['stage']}: {r['code']}" for r in table.to_pylist())
-    return reasons
+def _is_first(table: pa.Table) -> BoolArray:
+    """Whether each record is the first of its conversation."""
+    k = table.column("segment").combine_chunks().field("k")
+    return np.asarray(k.to_numpy() == 1, dtype=np.bool_)
+
+
+def _facts(table: pa.Table, t: Timed, tokens: IntArray, first: BoolArray) -> dict[str, IntArray]:
+    """What is summed per record, by the name of the sum."""
+    output = np.bincount(t.record, (t.end - t.start) * t.output, t.records).astype(np.int64)
+    streams = np.diff(t.stream_offsets)
+    n = table.column("segment").combine_chunks().field("n").to_numpy()
+    return {
+        "conversations": first.astype(np.int64),
+        "segments": (n > 1).astype(np.int64),
+        "events": np.diff(t.offsets),
+        "tokens": tokens,
+        "output_tokens": output,
+        "slots": t.rows * streams,
+        "rows": t.rows,
+        "streams": streams,
+        "real_time": t.real_time.astype(np.int64),
+    }
+
+
+def _add_group(own: PolicyStats, chosen: BoolArray, t: Timed, turns: Turns, facts: dict[str, IntArray]) -> None:
+    own.records += int(chosen.sum())
+    for name, values in facts.items():
+        setattr(own, name, getattr(own, name) + int(values[chosen].sum()))
+    own.overlap_rows += int(turns.overlap[chosen].sum())
+    own.overlapped += int((turns.overlap[chosen] > 0).sum())
+    own.no_output += int(turns.no_output[chosen].sum())
+    own.turns_rows += int(turns.turns.rows_to_end[chosen].sum())
+    compared = chosen & ~t.real_time
+    rows, turns_rows = t.rows[compared], turns.turns.rows_to_end[compared]
+    own.compared_rows += int(rows.sum())
+    own.compared_turns_rows += int(turns_rows.sum())
+    own.shortened += int((rows < turns_rows).sum())
+    own.saved.add(1 - rows / np.maximum(turns_rows, 1))
+    speaking = compared & ~turns.no_output
+    if not speaking.any():
+        return
+    answered = speaking[turns.turn_record]
+    for spreads, latencies in ((own.layout, turns.layout), (own.turns, turns.turns)):
+        for name in LATENCIES:
+            chosen = answered if name in PER_TURN else speaking
+            spreads.setdefault(name, Spread()).add(getattr(latencies, name)[chosen])
+
+
+def _groups(table: pa.Table, sources: pa.Array) -> tuple[list[tuple[str, str]], IntArray]:
+    """The (corpus, policy) pairs of a table, and which of them each record has; "" is the corpus of no source."""
+    corpora = sources.flatten().field("corpus").dictionary_encode()
+    counts = pc.list_value_length(sources).to_numpy()
+    first = np.cumsum(counts) - counts
+    of_pointer = np.append(corpora.indices.to_numpy(), 0)
+    corpus = np.where(counts > 0, of_pointer[np.minimum(first, len(of_pointer) - 1)] + 1, 0)
+    policies = table.column("alignment").combine_chunks().field("policy").dictionary_encode()
+    names = policies.dictionary.to_pylist()
+    pairs, group = np.unique(corpus * len(names) + policies.indices.to_numpy(), return_inverse=True)
+    listed = ["", *corpora.dictionary.to_pylist()]
+    return [(listed[pair // len(names)], names[pair % len(names)]) for pair in pairs.tolist()], group.astype(np.int64)
+
+
+def _languages(extra: pa.ChunkedArray) -> Iterable[str]:
+    """The languages that sources state, each once per conversation: ISO 639 codes without regions, none of programs.
+
+    They stand in ``lang`` or ``language`` of ``extra``, or of each message in its ``messages``. What is no JSON object
+    states none.
+    """
+    for text in extra.filter(pc.match_substring(extra, '"lang')).to_pylist():
+        try:
+            stated = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            continue
+        messages = stated.get("messages") if isinstance(stated, dict) else None
+        places = [stated, *(messages.values() if isinstance(messages, dict) else ())]
+        values = [p.get("lang", p.get("language")) for p in places if isinstance(p, dict)]
+        yield from {code for v in values if (code := language_of(v)) is not None}
+
+
+def _counted(array: pa.Array) -> dict[str, int]:
+    return {v["values"]: v["counts"] for v in pc.value_counts(array).to_pylist() if v["values"] is not None}

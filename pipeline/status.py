@@ -18,6 +18,7 @@ from pipeline.build import stages_of, train_config
 from pipeline.claim import is_held
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, Manifest, Result, damaged, read_manifest
+from pipeline.notes import FOLDER as FINISHED
 from pipeline.plan import Plan, differences
 from pipeline.plans import inputs_of, plan_stage
 
@@ -220,6 +221,9 @@ def _parts(look: _Look, name: str, waits: list[str]) -> Parts | None:
         return _shards(look, waits)
     if name == folders.SYNTH:
         return _answers(look.out / name)
+    if name in (folders.INGEST, folders.DATASET):
+        finished = [*(look.out / name / FINISHED).glob("*.json")]
+        return Parts("files were finished", len(finished)) if finished else None
     return _state_of_training(look, name, waits)
 
 

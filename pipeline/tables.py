@@ -136,6 +136,11 @@ REJECTS = pa.schema(
     ]
 )
 
+#: What filters left out of the data set. ``stage``: the one whose output it was; ``detail``: what the filter says of it.
+FILTERED = pa.schema([pa.field(name, pa.string(), nullable=False) for name in (
+    "id", "conversation_id", "stage", "filter", "reason", "detail",
+)])  # fmt: skip
+
 #: What ingest hands to conversion: source units, verbatim.
 UNITS = pa.schema(
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pipeline.manifest import Result
 
@@ -33,6 +33,16 @@ class DetailedWatcher(Watcher, Protocol):
 
     def rejected(self, reasons: Mapping[str, int]) -> None:
         """So many more units of the stage were rejected, by reason code."""
+
+
+def books_of(counters: Mapping[str, Any]) -> str:
+    """A stage's books in words: in, out and rejected; also what filters took, and marks that name no record."""
+    told = [f"{counters.get(side) or 0:,} {side}" for side in ("in", "out", "rejected")]
+    told += [f"{counters[side]:,} {name}" for side, name in _ALSO.items() if counters.get(side)]
+    return ", ".join(told)
+
+
+_ALSO = {"filtered": "filtered", "unknown_marks": "marks of no record"}
 
 
 def tell_part(watcher: Watcher, total: int | None, kept: int = 0) -> None:

@@ -161,7 +161,8 @@ class SynthConfig(_Strict):
     id, or the endpoint's name for it. ``batch_size``: dialogues that are open at once, which also bounds memory.
     ``max_tokens``: of one answer. ``judge``: no judge if None. ``cache``: keep every answer, so that a run that was broken off
     asks nothing twice. ``max_rejected_fraction``: a run of which more is rejected is an error; None: any share may be.
-    ``shards``: engines that share the dialogues out, which changes no record; see ``synth/shards.py``.
+    ``shards``: engines that share the dialogues out, which changes no record; see ``synth/shards.py``. ``license``: SPDX
+    expression of what is written, as the model's terms say; what ``teacher`` re-writes keeps its source's.
     """
 
     generator: Literal["table", "concurrent", "teacher"] = "table"
@@ -183,6 +184,7 @@ class SynthConfig(_Strict):
     cache: bool = True
     max_rejected_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
     shards: Annotated[int, Field(ge=1)] = 1
+    license: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _has_material(self) -> Self:

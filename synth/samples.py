@@ -40,6 +40,7 @@ class Sample:
     min_rows: int
     max_rows: int
     timing: Timing | None
+    license: str | None = None
 
     def request_seed(self, *place: int) -> int:
         """The seed of one request of the dialogue."""
@@ -94,7 +95,7 @@ def draw(
     timing = die.choice(timings) if timings and scored else None
     if timing is not None:
         min_rows = max_rows = len(timing)
-    return Sample(index, seed, scenario, topic, personas, min_rows, max_rows, timing)
+    return Sample(index, seed, scenario, topic, personas, min_rows, max_rows, timing, config.license)
 
 
 def prompt_sha256(messages: Sequence[Message]) -> str:
@@ -118,4 +119,5 @@ def extra_of(sample: Sample, model: str, prompts: Sequence[Message]) -> dict[str
 def source_of(sample: Sample, format_: str, written: object) -> Source:
     """The source pointer of a dialogue: its scenario and number, and the digest of what was written (a JSON value)."""
     raw = json.dumps(written, sort_keys=True, ensure_ascii=False)
-    return Source(CORPUS, sample.scenario.name, sample.index, format_, None, hashlib.sha256(raw.encode()).hexdigest())
+    digest = hashlib.sha256(raw.encode()).hexdigest()
+    return Source(CORPUS, sample.scenario.name, sample.index, format_, sample.license, digest)

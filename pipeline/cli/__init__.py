@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli import build, chat, data, gain, model, publish, status, synthesize
+from pipeline.cli import build, chat, data, export, gain, model, publish, stats, status, synthesize, view
 from pipeline.cli.stopping import Stopped
 from pipeline.errors import ConfigError, PipelineError
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (build, status, data, gain, synthesize, model, chat, publish):
+for group in (build, status, data, view, stats, gain, synthesize, model, chat, publish, export):
     group.register(app)
 
 
@@ -73,5 +73,7 @@ def _bad_usage(error: Any) -> None:
 
 
 def _fail(message: str, code: int = 1) -> Any:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    from pipeline.cli.console import visible
+
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)

@@ -16,8 +16,25 @@ from rich.table import Table
 from pipeline.manifest import Manifest
 from pipeline.storage import url_of
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def visible(text: str) -> str:
+    """Text in which nothing is left that a terminal would obey: what is not printable shows as an escape; line ends stay."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    )
+
+
+class _Literal(Console):
+    """Prints text as it is: names and messages come from data, and mean nothing to the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+out = _Literal(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = _Literal(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
@@ -35,7 +52,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
         ) and bool(listed)
         view.add_column(header, justify="right" if numeric else "left", overflow="fold")
     for row in listed:
-        view.add_row(*row)
+        view.add_row(*map(visible, row))
     out.print(view)
 
 
@@ -59,9 +76,11 @@ def stage_table(stages: Sequence[tuple[str, Manifest]], skipped: Iterable[str] =
         c = manifest.counters
         notes = [
             f"{c[key]:,} {key.replace('_', ' ')}"
-            for key in ("input_only", "excluded", "segments", "realigned")
+            for key in ("input_only", "excluded", "filtered", "segments", "realigned")
             if c.get(key)
         ]
+        if c.get("unknown_marks"):
+            notes.append(f"{c['unknown_marks']:,} marks of no record")
         reasons = sorted((c.get("reject_reasons") or {}).items(), key=lambda item: -item[1])
         notes += [f"{count} {code}" for code, count in reasons[:3]]
         if c.get("train") is not None and c.get("test") is not None:

@@ -1,4 +1,4 @@
-"""formats, inspect, validate, stats, view: looking at what is there."""
+"""formats, inspect, validate: looking at what is there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Place = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (inspect, formats, validate, stats, view):
+    for command in (inspect, formats, validate):
         app.command(rich_help_panel="Look")(command)
 
 
@@ -122,65 +122,3 @@ def validate(
             console.out.print("valid" if report.ok else f"NOT valid: {report.failures.total():,} failures")
     if not all(report.ok for report in reports.values()):
         raise typer.Exit(1)
-
-
-def stats(path: Place, as_json: AsJson = False) -> None:
-    """Streams, silence, overlap, rows saved against `turns`, tokens, and rejects by reason.
-
-    Example: `multistream stats build/demo --json`
-    """
-    from pipeline.cli import console
-    from pipeline.folders import find_records
-    from pipeline.stats import reject_reasons, stats_of
-
-    summary = stats_of(find_records(path).answered).summary()
-    summary["rejects"] = dict(reject_reasons(sorted(path.glob("*/rejects-*.parquet")) if path.is_dir() else []))
-    if as_json:
-        console.print_json(summary)
-        return
-    for key, value in summary.items():
-        if isinstance(value, list):
-            console.table(
-                ["corpus", "policy", "records", "overlap", "rows saved", "streams"],
-                [
-                    (
-                        row["corpus"], row["policy"], row["records"], f"{row['overlap_share']:.2%}",
-                        f"{row['rows_saved']:.2%}", row["streams_per_record"],
-                    )
-                    for row in value
-                ],
-            )  # fmt: skip
-            console.out.print()
-        elif isinstance(value, dict):
-            console.table([key.replace("_", " "), ""], value.items())
-            console.out.print()
-        else:
-            console.out.print(f"{key.replace('_', ' ')}: {console._cell(value)}")
-
-
-def view(
-    path: Place,
-    record: Annotated[
-        str | None, typer.Option("--record", "-r", help="Id, start of an id, or index.", show_default="the first")
-    ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Print the record and leave; the only viewer so far.")] = True,
-    width: Annotated[int | None, typer.Option(help="Columns to use.", min=40, show_default="the terminal's")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """One record, a column per stream, a line per row at which something starts.
-
-    ◂ input, ▸ output, ■ end of message, ✂ cut off, > speaks while another stream does, ‹ header, ⚒ tool call, § definitions.
-
-    Example: `multistream view build/demo --plain --record 0`
-    """
-    import sys
-
-    from pipeline.cli import console
-    from pipeline.viewer.plain import find_record, render
-
-    found = find_record(path, record)
-    if as_json:
-        console.print_json(found)
-        return
-    for line in render(found, width):
-        sys.stdout.write(line + "\n")

@@ -19,6 +19,7 @@ from rich.text import Text
 from pipeline.cli.board import Board, Row
 from pipeline.cli.console import err
 from pipeline.cli.stopping import stoppable
+from pipeline.watching import books_of
 
 #: Times that the table is drawn in a second. One drawing takes some 2 ms.
 REFRESH = 3.0
@@ -150,8 +151,7 @@ class PlainView(Board):
     def show_finished(self, row: Row, counters: Mapping[str, Any]) -> None:
         """What came in and out of it."""
         did = "skipped, finished before" if row.state == "skipped" else f"{row.seconds:.1f} s"
-        books = ", ".join(f"{counters.get(side, 0):,} {side}" for side in ("in", "out", "rejected"))
-        err.print(f"{row.name}: {books} ({did})", markup=False)
+        err.print(f"{row.name}: {books_of(counters)} ({did})", markup=False)
 
     def tick(self) -> None:
         """How far the running stage is."""

@@ -19,41 +19,67 @@ def register(app: typer.Typer) -> None:
 
 
 def card(
-    path: Build, title: Annotated[str, typer.Option(help="Title of the card.")] = "Multi-stream conversations"
+    path: Build,
+    title: Annotated[str | None, typer.Option(help="Title of the card.", show_default="the build's")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Writes the data set's card from its manifests and records, and prints where it is.
+    """Writes the data set's card with its pictures and `croissant.json`, of manifests and records, and prints where it is.
+
+    Licences that are unknown or do not go together are warned of. See docs/card.md.
 
     Example: `multistream card build/demo`
     """
-    from pipeline.card import write_card
+    from pipeline import folders
+    from pipeline.card import publish_card, title_of
     from pipeline.cli import console
+    from pipeline.viewer.lanes import one_line
 
-    console.out.print(console.shown(write_card(path, title)))
+    made = publish_card(path, title_of(path) if title is None else title)
+    place = console.shown(path / folders.DATASET / "README.md")
+    if as_json:
+        warnings = [{"message": c.message, "licenses": c.licenses, "corpora": c.corpora} for c in made.conflicts]
+        console.print_json({"card": place, "files": sorted(made.files), "warnings": warnings})
+        return
+    for each in made.conflicts:
+        names = f"{', '.join(each.licenses)} in {', '.join(each.corpora[:8])}{', …' if len(each.corpora) > 8 else ''}"
+        console.err.print(one_line(f"warning: {each.message} {names}", 1000), markup=False)
+    console.out.print(place, markup=False)
 
 
 def push(
     path: Build,
     repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, OWNER/NAME.", show_default=False)],
-    private: Annotated[bool, typer.Option("--private", help="Create the repository private.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be sent.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository private; refused if it is there and public.")
+    ] = False,
+    revision: Annotated[
+        str, typer.Option(help="Branch to push to; made from `main` if it is not there.", metavar="BRANCH")
+    ] = "main",
+    message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = "Multi-stream data set",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Push although: `no-card`, `stale-card`, `failed-gate`, `unfinished`, `unknown-license`, or `overwrite` "
+            "(files on the Hub that no push put there, or that were changed since). May be repeated.",
+            metavar="REASON",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing: list the files, compare with the Hub, show the card.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Pushes the data set, its card and its report to the Hugging Face Hub. Refused while the evaluation's gate fails.
+    """Pushes the data set, its card and its report to the Hugging Face Hub, in one commit.
+
+    What is there already is not sent; a push that was cut off goes on when it is repeated. The token is that of
+    `HF_TOKEN` or of `hf auth login`. See docs/publishing.md.
 
     Example: `multistream push build/demo OWNER/NAME --dry-run`
     """
-    from pipeline.cli import console
-    from pipeline.errors import PipelineError
-    from pipeline.hub import plan_upload
-    from pipeline.hub import push as send
+    from pipeline.cli.pushing import run_push
+    from pipeline.hub.sending import Options
 
-    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
-        raise PipelineError(f"{repo_id!r} is no repository id; it has the form OWNER/NAME")
-    if not dry_run:
-        console.out.print(send(path, repo_id, private))
-        return
-    uploads = plan_upload(path)
-    console.table(["path", "bytes"], [(u.path, u.bytes) for u in uploads])
-    console.out.print(f"{len(uploads)} files, {sum(u.bytes for u in uploads):,} bytes would go to {repo_id}")
+    run_push(path, repo_id, Options(private, revision, message, frozenset(allow or ())), dry_run, as_json)
 
 
 def deploy(

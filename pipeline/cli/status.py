@@ -78,11 +78,14 @@ def _show(stages: list[StageStatus]) -> None:
     from pipeline.cli import console
 
     rows = []
+    sides = ["in", "out", "rejected"]
+    if any(stage.manifest is not None and stage.manifest.counters.get("filtered") for stage in stages):
+        sides.append("filtered")
     for stage in stages:
         counters = stage.manifest.counters if stage.manifest is not None else {}
         seconds = stage.manifest.seconds if stage.manifest is not None else None
-        rows.append([stage.name, stage.state, *(counters.get(side) for side in ("in", "out", "rejected")), seconds])
-    console.table(["stage", "state", "in", "out", "rejected", "seconds"], rows)
+        rows.append([stage.name, stage.state, *(counters.get(side) for side in sides), seconds])
+    console.table(["stage", "state", *sides, "seconds"], rows)
     told = [stage for stage in stages if stage.reasons]
     if told:
         console.out.print()

@@ -55,6 +55,7 @@ def synth(
     from pipeline.cli import console
     from pipeline.config import BuildConfig, ConfigError, ConvertSection, parse_config
     from pipeline.errors import PipelineError
+    from pipeline.located import located, located_synth
     from synth.config import SynthConfig
     from synth.errors import SynthError
     from synth.report import missing, summary
@@ -64,13 +65,14 @@ def synth(
         value = strict_yaml.load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"configuration {config} cannot be read: {' '.join(str(error).split())}") from error
-    clock = ConvertSection()
+    clock, base = ConvertSection(), config.resolve().parent
     if isinstance(value, dict) and "sources" in value:
-        build: BuildConfig = parse_config(value, str(config))
+        build: BuildConfig = located(parse_config(value, str(config)), base)
         clock, value = build.convert, {"seed": build.seed, **(build.synth or {})}
+    elif isinstance(value, dict):
+        value = located_synth(value, base)
     settings = parse_config(value, str(config), SynthConfig)
     tokenizer = tokenizer or clock.tokenizer
-    base = config.resolve().parent
     try:
         if dry_run:
             from synth.estimate import dry_run as estimate

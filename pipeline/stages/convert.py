@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields, replace
 from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from pipeline.plan import Plan
 from pipeline.tokenization import load_tokenizer, metadata
 
 STAGE, VERSION = "convert", 2
+
+#: After so many shards another process takes over: starting one costs about as much as half a shard.
+SHARDS_OF_A_PROCESS = 32
 
 Progress = Callable[[ShardCounts], None]
 
@@ -126,27 +130,62 @@ def convert_stage(
 def run_in_processes(
     todo: Sequence[Shard], directory: Path, config: ConvertConfig, workers: int
 ) -> Iterator[tuple[int, str, ShardResult]]:
-    """The default ``RunShards``: a pool of processes, or this one where one is enough."""
+    """The default ``RunShards``: processes that take a shard each, or this one where one is enough."""
     processes = min(workers or os.cpu_count() or 1, len(todo))
     if processes <= 1:
         converter = Converter(config)
         for number, path, key in todo:
             yield number, key, convert_shard(path, number, directory, converter)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (config, storage.mounts())) as pool:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the processes that start here
+    waiting = deque(todo)
+    lanes = [_Lane(config) for _ in range(processes)]
+    under_way: dict[Future[ShardResult], tuple[_Lane, int, str]] = {}
+    try:
+        idle = list(lanes)
+        while waiting or under_way:
+            for lane in idle[: len(waiting)]:
+                number, path, key = waiting.popleft()
+                under_way[lane.convert(path, number, directory)] = (lane, number, key)
+            finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            ended = [(future, *under_way.pop(future)) for future in finished]
+            idle = [lane for _, lane, _, _ in ended]
+            for future, _, number, key in sorted(ended, key=itemgetter(2)):
+                yield number, key, future.result()
+    finally:
+        for lane in lanes:
+            lane.close()
+
+
+class _Lane:
+    """A process that converts one shard after the other, and is replaced by a new one after so many: what a process keeps of
+    its past (caches, memory in pieces) is bounded."""
+
+    def __init__(self, config: ConvertConfig) -> None:
+        self._config = config
+        self._pool: ProcessPoolExecutor | None = None
+        self._left = 0
+
+    def convert(self, path: Path, number: int, directory: Path) -> Future[ShardResult]:
+        """Begins a shard."""
+        if self._left == 0:
+            self.close()
+            given = (self._config, storage.mounts())
+            self._pool, self._left = (
+                ProcessPoolExecutor(1, get_context("spawn"), _start_worker, given),
+                SHARDS_OF_A_PROCESS,
+            )
+        assert self._pool is not None
+        self._left -= 1
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the process that starts here
         try:
-            futures = {
-                pool.submit(convert_in_worker, path, number, directory): (number, key) for number, path, key in todo
-            }
+            return self._pool.submit(convert_in_worker, path, number, directory)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        try:
-            for future in as_completed(futures):
-                number, key = futures[future]
-                yield number, key, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Waits for the shard under way, and ends the process."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def _start_worker(*given: Any) -> None:

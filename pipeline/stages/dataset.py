@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,28 +14,40 @@ import pyarrow.parquet as pq
 from pipeline.conservation import recount_dataset
 from pipeline.errors import PipelineError
 from pipeline.folders import INPUT_ONLY
-from pipeline.manifest import Manifest, Output, Result, is_shard, output_of, run_stage
+from pipeline.manifest import Manifest, Output, Result, balance, is_shard, output_of, run_stage
+from pipeline.notes import Notes
 from pipeline.plan import Plan
-from pipeline.shards import ShuffleConfig, shuffle_and_split
-from pipeline.tables import RECORDS, TOKENS
+from pipeline.selection import Selection, select
+from pipeline.shards import ShuffleConfig, TableWriter, shuffle_and_split
+from pipeline.tables import FILTERED, RECORDS, TOKENS
 
-STAGE, VERSION = "dataset", 3
+STAGE, VERSION = "dataset", 4
+
+FILTERED_FILE = "filtered-00000.parquet"
+
+_NOTHING_LEFT = "no record is left to make a data set of"
+_ALL_FILTERED = "the marks leave no record to make a data set of: see shards.marks and marks.jsonl"
 
 
-def plan(inputs: Sequence[Manifest], config: ShuffleConfig) -> Plan:
+def plan(inputs: Sequence[Manifest], config: ShuffleConfig, selection: Selection) -> Plan:
     """What the data set depends on. ``inputs``: of conversion and synthesis."""
-    return Plan(STAGE, VERSION, asdict(config), {manifest.stage: manifest.digest() for manifest in inputs})
+    marks = {} if selection.all else {"marks": selection.digest()}
+    return Plan(STAGE, VERSION, asdict(config), {**{m.stage: m.digest() for m in inputs}, **marks})
 
 
 def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConfig, fresh: bool = False) -> Result:
     """Shuffles the ``records-*`` and ``tokens-*`` shards of the input stages into ``directory/{train,test}``.
 
-    Conversations without any answer become ``directory/input_only``, records without tokens. Raises PipelineError.
+    Conversations without any answer become ``directory/input_only``, records without tokens. What the marks beside
+    ``directory`` leave out is told in ``directory/filtered-00000.parquet``. Raises PipelineError.
     """
     named = {i.manifest.stage: i for i in inputs}
-    planned = plan([i.manifest for i in inputs], config)
+    selection = select(config.marks, directory.parent)
+    planned = plan([i.manifest for i in inputs], config, selection)
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
+        if fresh:
+            notes.forget()
         for i in inputs:
             for prefix in ("records-", "tokens-", "input-only-"):
                 i.fetch(prefix)
@@ -42,34 +55,73 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
         tokens = [p for i in named.values() for p in i.manifest.paths(i.directory, "tokens-")]
         all_records = [p for paths in records.values() for p in paths]
         unanswered = [p for i in named.values() for p in i.manifest.paths(i.directory, "input-only-")]
-        speaking = sum(pq.read_metadata(p).num_rows for p in all_records)
-        if not speaking and not unanswered:
-            raise PipelineError("no record is left to make a data set of")
+        filtered = _write_filtered(directory, {**records, INPUT_ONLY: unanswered}, selection)
+        left = {part: _rows(paths) - filtered[part] for part, paths in {**records, INPUT_ONLY: unanswered}.items()}
+        speaking, silent = sum(left.values()) - left[INPUT_ONLY], left[INPUT_ONLY]
+        if not speaking and not silent:
+            raise PipelineError(_NOTHING_LEFT if not filtered.total() else _ALL_FILTERED)
         metadata, name = _token_identity(tokens)
         scratch = directory / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         for path in [p for split in ("train", "test", INPUT_ONLY) for p in (directory / split).glob("*.parquet")]:
-            if is_shard(path.name):
+            if is_shard(path.name) and notes.finished(path) is None:
                 path.unlink()
         schemas = {"records": RECORDS, name: TOKENS.with_metadata(metadata)}
         written: list[tuple[Path, int]] = []
         try:
             if speaking:
                 written += shuffle_and_split(
-                    {"records": all_records, name: tokens}, schemas, scratch, directory, config
+                    {"records": all_records, name: tokens},
+                    schemas,
+                    scratch,
+                    directory,
+                    config,
+                    "train",
+                    notes,
+                    selection,
                 )
-            if unanswered:
+            if silent:
                 whole = replace(config, test_fraction=0.0)
-                written += shuffle_and_split({"records": unanswered}, schemas, scratch, directory, whole, INPUT_ONLY)
+                written += shuffle_and_split(
+                    {"records": unanswered}, schemas, scratch, directory, whole, INPUT_ONLY, notes, selection
+                )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         recount = recount_dataset(list(records.items()), directory, unanswered)
-        total = sum(count for side, count in recount.items() if side.startswith("in_")) + recount[INPUT_ONLY]
+        total = _rows([*all_records, *unanswered])
         out = recount["train"] + recount["test"] + recount[INPUT_ONLY]
-        counters = {"in": total, "out": out, "rejected": 0, **recount}
-        return [output_of(path, directory, rows) for path, rows in written], counters, {}
+        balance(STAGE, total=total, out=out, filtered=filtered.total())
+        counters = {"in": total, "out": out, "rejected": 0, "filtered": filtered.total(), **recount}
+        if not selection.all:
+            counters["unknown_marks"] = selection.unknown([*all_records, *unanswered])
+        outputs = [notes.output(path) for path, _ in written]
+        if filtered:
+            outputs.append(output_of(directory / FILTERED_FILE, directory, filtered.total()))
+        return outputs, counters, {}
 
-    return run_stage(directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh)
+    notes = Notes(directory, planned.fingerprint)
+    return run_stage(
+        directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh, done=notes.forget
+    )
+
+
+def _rows(paths: Sequence[Path]) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
+def _write_filtered(directory: Path, parts: Mapping[str, Sequence[Path]], selection: Selection) -> Counter[str]:
+    """Writes what the selection leaves out, if it does anything; how many by input stage."""
+    count: Counter[str] = Counter()
+    path = directory / FILTERED_FILE
+    path.unlink(missing_ok=True)
+    if selection.all:
+        return count
+    with TableWriter.several({path: FILTERED}, optional={path}) as write:
+        for part, paths in parts.items():
+            for table in selection.filtered(paths, part):
+                write(path, table)
+                count[part] += table.num_rows
+    return count
 
 
 def _token_identity(tokens: Sequence[Path]) -> tuple[dict[bytes, bytes], str]:

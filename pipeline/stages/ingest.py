@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 from pipeline.companions import Candidate, find_candidates
 from pipeline.conservation import recount_ingest
@@ -24,6 +25,7 @@ from pipeline.listing import InputSource as InputSource
 from pipeline.listing import find_files
 from pipeline.listing import list_files as list_files
 from pipeline.manifest import Output, Result, balance, output_of, run_stage, sha256_file
+from pipeline.notes import Notes
 from pipeline.plan import Plan
 from pipeline.reading import SAMPLE as SAMPLE
 from pipeline.reading import Input, Item, Reader, input_of_file, input_of_hub
@@ -119,7 +121,9 @@ def ingest_stage(
             for f in found.files
         ]
         inputs += map(input_of_hub, found.hub)
-        outputs, counters, notes = _ingest(inputs, directory, config, progress, rejected)
+        if fresh:
+            finished.forget()
+        outputs, counters, notes = _ingest(inputs, directory, config, finished, progress, rejected)
         notes["ignored"] = {"count": len(found.ignored), "names": list(found.ignored[:MOST_IGNORED])}
         notes["licenses"] = found.texts
         remote = {f"{f.corpus}/{f.pointer}": f.path.read for f in found.files if isinstance(f.path, RemoteFile)}
@@ -127,7 +131,10 @@ def ingest_stage(
         return outputs, counters, notes
 
     planned = found.plan
-    return run_stage(directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh)
+    finished = Notes(directory, planned.fingerprint)
+    return run_stage(
+        directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh, done=finished.forget
+    )
 
 
 def _refuse_twins(files: Sequence[InputFile]) -> None:
@@ -207,11 +214,12 @@ def _ingest(
     inputs: Sequence[Input],
     directory: Path,
     config: IngestConfig,
+    finished: Notes,
     progress: Progress | None,
     rejected: Callable[[str], None] | None,
 ) -> tuple[list[Output], Mapping[str, Any], dict[str, Any]]:
     rejects = directory / "rejects-00000.parquet"
-    reader, books, writer = Reader(inputs, config.max_unit_bytes), _Books(), _UnitWriter(directory, config)
+    reader, books, writer = Reader(inputs, config.max_unit_bytes), _Books(), _UnitWriter(directory, config, finished)
     with TableWriter.several({rejects: REJECTS}, optional={rejects}) as write:
         refused = _RejectWriter(lambda table: write(rejects, table))
         for thing in inputs:
@@ -311,10 +319,10 @@ class _RejectWriter:
 
 
 class _UnitWriter:
-    """Cuts units into shards at the limits of the configuration."""
+    """Cuts units into shards at the limits of the configuration; one that an earlier run has finished is not written again."""
 
-    def __init__(self, directory: Path, config: IngestConfig) -> None:
-        self._directory, self._config = directory, config
+    def __init__(self, directory: Path, config: IngestConfig, finished: Notes) -> None:
+        self._directory, self._config, self._finished = directory, config, finished
         self._items: list[Item] = []
         self._bytes = 0
         self._outputs: list[Output] = []
@@ -327,10 +335,14 @@ class _UnitWriter:
 
     def _flush(self) -> None:
         path = self._directory / f"units-{len(self._outputs):05d}.parquet"
-        with TableWriter.several({path: UNITS}) as write:
-            for start in range(0, len(self._items), 256):
-                write(path, _table(self._items[start : start + 256]))
-        self._outputs.append(output_of(path, self._directory, len(self._items)))
+        content = xxhash.xxh3_128_hexdigest("".join(item.unit.sha256 for item in self._items).encode())
+        output = self._finished.finished(path, content)
+        if output is None:
+            with TableWriter.several({path: UNITS}) as write:
+                for start in range(0, len(self._items), 256):
+                    write(path, _table(self._items[start : start + 256]))
+            output = self._finished.remember(path, len(self._items), content)
+        self._outputs.append(output)
         self._items, self._bytes = [], 0
 
     def close(self) -> list[Output]:

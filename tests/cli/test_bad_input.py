@@ -266,7 +266,9 @@ def test_looking_at_nothing_is_a_one_line_error(command: str, tmp_path: Path) ->
 
 def test_pushing_needs_a_data_set_and_a_repository_id(tmp_path: Path) -> None:
     assert_one_line_error(run("push", tmp_path, "owner/name", "--dry-run"), "holds no finished stage")
-    assert_one_line_error(run("push", tmp_path, "nobody", "--dry-run"), "OWNER/NAME")
+    done = run("push", tmp_path, "nobody", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: 'nobody' is no repository id; it has the form OWNER/NAME\n"
 
 
 @pytest.mark.parametrize("arguments", [["convert"], ["nonsense"], ["convert", "x", "--out"], ["build", "a", "--nope"]])

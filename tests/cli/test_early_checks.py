@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,17 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert (found["model"], found["judge"]["model"]) == (there, there)
     assert {found["engine"]["lora"], found["judge"]["engine"]["lora"]} == {str(tmp_path / "conf" / "lora")}
     assert load_config(written(tmp_path / "conf"), ["train.model=models/m"]).train == {"model": there}
+
+
+def test_the_own_file_of_a_synthesis_names_its_models_relative_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    own = {"scenarios": [SCENARIO], "samples": 2, "model": "./nowhere", "engine": {"kind": "vllm"}}
+    (tmp_path / "conf" / "own.yaml").write_text(json.dumps(own))
+    command = [sys.executable, "-m", "pipeline.cli", "synth", "conf/own.yaml", "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"the model directory {tmp_path / 'conf' / 'nowhere'} does not exist" in done.stderr
 
 
 def test_a_tokenizer_beside_the_file_is_loaded_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

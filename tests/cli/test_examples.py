@@ -58,7 +58,7 @@ def run(line: str, place: Path) -> subprocess.CompletedProcess[str]:
 def _environment() -> dict[str, str]:
     import os
 
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.mark.parametrize("name", sorted(set(commands()) - set(ELSEWHERE)))

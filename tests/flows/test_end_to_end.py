@@ -74,6 +74,8 @@ def test_a_second_deploy_keeps_what_is_not_given_and_says_so(live: Live, write_c
     assert "kept:" not in done.stdout
     server_id = live.ask(f"/deployments/name/{name}")["id"]
     live.ask(f"/deployments/{server_id}/pause_deployment", method="POST")
+    limited = {"concurrency_limit": 2, "concurrency_options": {"collision_strategy": "CANCEL_NEW"}}
+    live.ask(f"/deployments/{server_id}", limited, method="PATCH")
     before = deployment(live, name)
     done = live.call(*deploy)
     assert done.returncode == 0, done.stderr
@@ -86,6 +88,7 @@ def test_a_second_deploy_keeps_what_is_not_given_and_says_so(live: Live, write_c
             'overrides=["seed=5"]',
             "workers=3",
             "paused, as it was",
+            "at most 2 runs at once",
             "schedule 0 3 * * * (UTC)",
         )
     ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +18,13 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import folders
+from pipeline import folders, storage
 from pipeline.build import build
 from pipeline.cli.board import Board
 from pipeline.config import load_config
 from pipeline.manifest import sha256_file
 from tests.flows.live import BIN, CHECKOUT, Live, family, free_port, kill, running, wait_for
+from tests.stages.store_server import BUCKET, environment, store
 from tests.synth.endpoint import Endpoint
 from tests.synth.scripted import speak
 
@@ -47,7 +51,8 @@ class Cluster:
 
 
 @contextmanager
-def two_nodes(env: dict[str, str]) -> Iterator[Cluster]:
+def two_nodes(env: dict[str, str], apart: Path | None = None) -> Iterator[Cluster]:
+    """``apart``: a folder that the second node has a disk of its own for, where the system lets us mount one."""
     temporary = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     port = free_port()
     address = f"127.0.0.1:{port}"
@@ -67,11 +72,22 @@ def two_nodes(env: dict[str, str]) -> Iterator[Cluster]:
     try:
         with running(first, env, temporary / "first.log") as head:
             wait_for("the head", lambda: "--block" in said(temporary / "first.log", head), 60)
-            with running([*start, "--address", address, "--num-gpus", "1"], env, temporary / "second.log") as second:
+            joining = [*start, "--address", address, "--num-gpus", "1"]
+            with running([*with_own_disk(apart), *joining], env, temporary / "second.log") as second:
                 wait_for("the second node", lambda: "--block" in said(temporary / "second.log", second), 60)
                 yield Cluster(address, temporary, second)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def with_own_disk(folder: Path | None) -> list[str]:
+    """What runs a command with another file system at a folder; nothing where mounting is refused."""
+    if folder is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(folder)]
+    refused = subprocess.run([*mount, "true"], capture_output=True, check=False).returncode
+    return [] if refused else mount
 
 
 def said(log: Path, process: Popen[bytes]) -> str:
@@ -125,6 +141,52 @@ def test_two_nodes_write_the_bytes_of_one_machine_and_a_lost_node_loses_nothing(
     assert not [
         p for p in psutil.process_iter(["cmdline"]) if str(cluster.temporary) in " ".join(p.info["cmdline"] or ())
     ]
+
+
+#: The flow in a process whose environment names the store, which the worker's does not.
+FLOW = """
+import sys
+from flows.build import build_multistream_dataset
+state = build_multistream_dataset(
+    config=sys.argv[1], out=sys.argv[2], runner="ray", address=sys.argv[3], return_state=True
+)
+sys.exit(0 if state.is_completed() else state.message)
+"""
+
+
+def test_two_nodes_that_share_only_an_object_store_write_the_bytes_of_one_machine(
+    live: Live, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    config, whole, work = write_config(shard_units=30), tmp_path / "whole", tmp_path / "work"
+    build(load_config(config), config.parent, whole, Board(), workers=2)
+    with store() as door:
+        env = {**live.env, **environment(door), storage.WORK: str(work)}
+        with two_nodes(env, apart=work) as cluster:
+            url = f"s3://{BUCKET}/ray"
+            done = subprocess.run(
+                [sys.executable, "-c", FLOW, str(config), url, cluster.address],
+                env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=180, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+        fetched = subprocess.run(
+            [str(BIN / "multistream"), "validate", url, "--json"],
+            env={**env, storage.WORK: str(tmp_path / "third")}, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert fetched.returncode == 0, fetched.stderr
+        kept = stored_digests(env, url)
+    assert kept == parquet_digests(whole)
+
+
+def stored_digests(env: dict[str, str], url: str) -> dict[str, str]:
+    """sha256 of every table that the store has below a URL."""
+    import s3fs
+
+    system = s3fs.S3FileSystem(
+        key=env["AWS_ACCESS_KEY_ID"], secret=env["AWS_SECRET_ACCESS_KEY"], endpoint_url=env["AWS_ENDPOINT_URL"]
+    )
+    root = url.removeprefix("s3://")
+    names = [name for name in system.find(root) if name.endswith(".parquet")]
+    return {name.removeprefix(f"{root}/"): hashlib.sha256(system.cat_file(name)).hexdigest() for name in names}
 
 
 def ended(live: Live, run: str) -> dict[str, str] | None:

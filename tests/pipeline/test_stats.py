@@ -105,3 +105,31 @@ def test_no_records_are_no_trouble(smollm2: TextTokenizer) -> None:
     stats = RecordStats()
     stats.add(tables_of([talk(message("user", "Hi"))], "turns", smollm2).records.slice(0, 0))
     assert (stats.summary()["records"], stats.summary()["silence_fraction"]) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("extra", "stated"),
+    [
+        ('{"lang":"en-US"}', {"en": 1}),
+        ('{"language":"zho_Hans"}', {"zho": 1}),
+        ('{"messages":{"0":{"lang":"de"},"1":{"lang":"DE"},"2":{"lang":"ceb"}}}', {"de": 1, "ceb": 1}),
+        (
+            '{"messages":{"0":{"lang":"py"},"1":{"lang":"cpp"},"2":{"lang":"go"},"3":{"lang":"ts"},"4":{"lang":"js"}}}',
+            {},
+        ),
+        ('{"lang":"xx"}', {}),
+        ('{"lang":["en"]}', {}),
+        ('["lang"]', {}),
+        ('"lang"', {}),
+        ('{"lang":"en"', {}),
+        ('no json "lang"', {}),
+        ('{"lang":' * 3000, {}),
+    ],
+)
+def test_languages_are_those_that_people_speak_whatever_extra_holds(
+    extra: str, stated: dict[str, int], smollm2: TextTokenizer
+) -> None:
+    table = tables_of([talk(message("user", "Hi"), message("assistant", "Ho"))], "turns", smollm2).records
+    stats = RecordStats()
+    stats.add(table.set_column(table.schema.get_field_index("extra"), table.schema.field("extra"), [[extra]]))
+    assert stats.languages == stated

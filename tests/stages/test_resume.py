@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.convert import ConvertConfig
 from pipeline.manifest import Result
 from pipeline.shards import ShuffleConfig
+from pipeline.stages import convert as convert_stages
 from pipeline.stages.convert import convert_stage
 from pipeline.stages.dataset import dataset_stage
 from pipeline.stages.ingest import IngestConfig, InputSource, ingest_stage
@@ -61,6 +64,27 @@ def test_a_second_run_skips_every_stage(tmp_path: Path) -> None:
 def test_two_workers_write_the_same_bytes_as_one(tmp_path: Path, undisturbed: Path) -> None:
     build(tmp_path, workers=2)
     assert digests(tmp_path) == digests(undisturbed)
+
+
+def test_processes_that_are_replaced_after_two_shards_write_the_same_bytes(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers: set[int] = set()
+    lane_convert = convert_stages._Lane.convert
+
+    def watched(self: convert_stages._Lane, path: Path, number: int, directory: Path) -> Any:
+        future = lane_convert(self, path, number, directory)
+        assert self._pool is not None
+        workers.update(self._pool._processes)
+        return future
+
+    monkeypatch.setattr(convert_stages, "SHARDS_OF_A_PROCESS", 2)
+    monkeypatch.setattr(convert_stages._Lane, "convert", watched)
+    _, converted, _ = build(tmp_path, workers=2)
+    assert digests(tmp_path) == digests(undisturbed)
+    shards = sum(o.path.startswith("ledger-") for o in converted.manifest.outputs)
+    assert len(workers) >= shards / 2
+    assert not [pid for pid in workers if psutil.pid_exists(pid)]
 
 
 def test_the_final_shards_do_not_depend_on_how_the_input_was_sharded(tmp_path: Path, undisturbed: Path) -> None:

@@ -66,6 +66,14 @@ def test_requested_is_accepted_plus_rejected_and_every_index_comes_back_once(tmp
     assert seen == sorted(seen)
 
 
+@pytest.mark.parametrize("license_", ["CC-BY-4.0", None])
+def test_what_is_written_has_the_licence_that_the_configuration_names(tmp_path: Path, license_: str | None) -> None:
+    config = SynthConfig(scenarios=[SCENARIO], samples=2, license=license_)
+    synthesize_stage(config, tmp_path, engine=ScriptedEngine([answer("One"), answer("Two")]))
+    sources = pq.read_table(tmp_path / "records-00000.parquet").column("sources").to_pylist()
+    assert [source["license"] for record in sources for source in record] == [license_, license_]
+
+
 def test_a_finished_run_is_not_asked_again(tmp_path: Path) -> None:
     config = SynthConfig(scenarios=[SCENARIO], samples=1)
     synthesize_stage(config, tmp_path, engine=ScriptedEngine([answer("One")]))

@@ -1,0 +1,1 @@
+"""Pushing a data set to the Hugging Face Hub: docs/publishing.md."""

@@ -1,0 +1,1 @@
+"""What a table of records says about time: rows of events, of turns and of streams, and how to draw it."""
