@@ -9,11 +9,13 @@ neither the order nor the number of workers or processes changes them.
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import cast
 
@@ -179,7 +181,7 @@ def endless_packs(
         sampler=cast(Sampler[int], _WindowOrder(dataset, share, start)),
         num_workers=workers,
         prefetch_factor=1 if workers else None,
-        worker_init_fn=_die_with_parent if workers else None,
+        worker_init_fn=_begin_worker if workers else None,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # children that end with it
         generator=torch.Generator(),  # the global one is the model's
     )
@@ -279,7 +281,12 @@ class _WindowOrder:
             epoch += 1
 
 
-def _die_with_parent(worker: int) -> None:
-    """A killed run leaves no worker behind, which would hold its locks for some seconds more."""
+def _begin_worker(worker: int) -> None:
+    """A killed run leaves no worker behind, which would hold its locks for some seconds more.
+
+    A worker that is done ends at once: hooks at exit that it has from its parent wait for threads that a fork does not have
+    (those of Prefect fail, and the worker's exit code would be that of a failure).
+    """
+    Finalize(None, os._exit, args=(0,), exitpriority=-1000)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))

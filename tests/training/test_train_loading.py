@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +17,8 @@ from pipeline.training.loading import Place, WindowDataset, endless_packs, first
 from pipeline.training.masks import record_cells
 from pipeline.training.packing import Pack, PackCounters
 from tests.training.synthetic_grids import BOS, METADATA, SILENCE, USER, echo_grids, make_grid, write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ROLES = {"assistant": 1, "user": 2}
 
@@ -76,6 +80,32 @@ def test_the_order_is_the_same_for_any_number_of_workers(shards: list[Path]) -> 
         contents([pack for pack, _ in islice(endless_packs(dataset, PackCounters(), workers=n), 40)]) for n in (0, 1, 2)
     ]
     assert runs[0] == runs[1] == runs[2]
+
+
+def test_workers_end_well_where_the_process_has_hooks_at_exit_that_a_fork_cannot_keep(shards: list[Path]) -> None:
+    # Prefect has such hooks: they wait for a thread that the fork does not have. PyTorch raises where a worker's code is not 0.
+    code = f"""
+import threading
+from itertools import islice
+from pathlib import Path
+from pipeline.training.packing import PackCounters
+from pipeline.training.loading import endless_packs
+from tests.training.test_train_loading import windows_of
+
+def fail():
+    if threading.current_thread() is threading.main_thread() and threading.get_native_id() != parent:
+        raise RuntimeError
+parent = threading.get_native_id()
+threading._register_atexit(fail)
+packs = endless_packs(windows_of([Path(p) for p in {[str(p) for p in shards]!r}]), PackCounters(), workers=2)
+print(len(list(islice(packs, 3))))
+packs.close()
+print("closed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["3", "closed"], "")
 
 
 def test_epochs_and_seeds_have_orders_and_silences_of_their_own(shards: list[Path]) -> None:
