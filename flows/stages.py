@@ -32,6 +32,7 @@ from pipeline.build import (
     run_convert,
     run_dataset,
     run_evaluate,
+    run_filter,
     run_ingest,
     run_synthesize,
     run_train,
@@ -108,8 +109,14 @@ def _synth(config: BuildConfig, base: Path, out: Path, _made: Made, fresh: bool,
     return run_synthesize(config, base, out, fresh, watcher)
 
 
+def _filter(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
+    return run_filter(config, out, list(made.values()), 0, fresh, watcher)
+
+
 def _dataset(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result:
-    return run_dataset(config, out, list(made.values()), fresh, watcher)
+    left_out = [result for name, result in made.items() if name in folders.LEAVING_OUT]
+    records = [result for name, result in made.items() if name not in folders.LEAVING_OUT]
+    return run_dataset(config, out, records, left_out, fresh, watcher)
 
 
 def _train(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
@@ -141,6 +148,7 @@ STAGES = {
         Stage("ingest", folders.INGEST, _ingest),
         Stage("convert", folders.CONVERT, None),
         Stage("synth", folders.SYNTH, _synth, loads_a_model=True),
+        Stage("filter", folders.FILTER, _filter),
         Stage("dataset", folders.DATASET, _dataset),
         Stage("train", folders.CHECKPOINT, _train, loads_a_model=True),
         Stage("control", folders.CONTROL, _control, loads_a_model=True),
@@ -336,6 +344,7 @@ def _converting(name: str, about: str) -> Flow[..., Any]:
 ingest = _plain("ingest", "Inputs named by the configuration to shards of source units.")
 convert = _converting("convert", "Source units to records and tokens, a task per shard.")
 synth = _with_a_model("synth", "New dialogues from a chat model.")
+filter_records = _plain("filter", "What the configured filters leave out of the data set.")
 dataset = _plain("dataset", "Split by group, global shuffle, final shards, and the card.")
 train = _with_a_model("train", "Fine-tuning on the train split.")
 control = _with_a_model("control", "The same training on permuted inputs.")

@@ -25,7 +25,8 @@ from pipeline.plan import Plan
 #: The stages that each one reads, by folder.
 _READS = {
     folders.CONVERT: (folders.INGEST,),
-    folders.DATASET: (folders.CONVERT, folders.SYNTH),
+    folders.FILTER: (folders.CONVERT, folders.SYNTH),
+    folders.DATASET: (folders.CONVERT, folders.SYNTH, folders.FILTER),
     folders.CHECKPOINT: (folders.DATASET,),
     folders.CONTROL: (folders.DATASET,),
     folders.REPORT: (folders.DATASET, folders.CHECKPOINT, folders.CONTROL),
@@ -55,6 +56,11 @@ def plan_stage(name: str, asked: Asked, made: Mapping[str, Result], digests: boo
         return of_convert(made[folders.INGEST].manifest, convert_config(config))
     if name == folders.SYNTH:
         return _of_synthesis(asked, digests)
+    if name == folders.FILTER:
+        from pipeline.filters import parse_filters
+        from pipeline.stages.filter import plan as of_filter
+
+        return of_filter([made[other].manifest for other in inputs_of(name, asked)], parse_filters(config.filters))
     if name == folders.DATASET:
         from pipeline.selection import select
         from pipeline.stages.dataset import plan as of_dataset

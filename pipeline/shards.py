@@ -198,7 +198,7 @@ def _plan_split(paths: list[Path], config: ShuffleConfig, selection: Selection) 
     test = total = 0
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(8192, columns=["id", "group"]):
-            groups = selection.keep(pa.Table.from_batches([batch])).column("group").to_pylist()
+            groups = selection.keep(pa.Table.from_batches([batch]), path).column("group").to_pylist()
             if not groups:
                 continue
             hashes = group_hashes(groups, config)
@@ -225,7 +225,7 @@ Keyed = tuple[pa.Table, npt.NDArray[np.uint64]]
 def _read_shards(paths: Sequence[Path], schema: pa.Schema, selection: Selection) -> Iterator[pa.Table]:
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(CHUNK_ROWS):
-            yield selection.keep(pa.Table.from_batches([batch]).cast(schema))
+            yield selection.keep(pa.Table.from_batches([batch]).cast(schema), path)
 
 
 def _stored(path: Path) -> Iterator[pa.Table]:
