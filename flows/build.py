@@ -25,7 +25,7 @@ from flows.stages import (
     convert,
     dataset,
     evaluate,
-    filter_records,
+    filter,
     in_one_line,
     ingest,
     synth,
@@ -36,7 +36,7 @@ from pipeline.build import GateError, stages_of
 from pipeline.manifest import Result, read_manifest
 
 FLOWS: dict[str, Flow[..., Any]] = {
-    "ingest": ingest, "convert": convert, "synth": synth, "filter": filter_records, "dataset": dataset, "train": train,
+    "ingest": ingest, "convert": convert, "synth": synth, "filter": filter, "dataset": dataset, "train": train,
     "control": control, "evaluate": evaluate,
 }  # fmt: skip
 
@@ -115,6 +115,6 @@ def build_multistream_dataset(
 
 
 __all__ = [
-    "FLOWS", "build_multistream_dataset", "control", "convert", "dataset", "evaluate", "filter_records", "ingest", "synth",
+    "FLOWS", "build_multistream_dataset", "control", "convert", "dataset", "evaluate", "filter", "ingest", "synth",
     "train",
 ]  # fmt: skip

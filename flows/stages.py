@@ -344,7 +344,7 @@ def _converting(name: str, about: str) -> Flow[..., Any]:
 ingest = _plain("ingest", "Inputs named by the configuration to shards of source units.")
 convert = _converting("convert", "Source units to records and tokens, a task per shard.")
 synth = _with_a_model("synth", "New dialogues from a chat model.")
-filter_records = _plain("filter", "What the configured filters leave out of the data set.")
+filter = _plain("filter", "What the configured filters leave out of the data set.")
 dataset = _plain("dataset", "Split by group, global shuffle, final shards, and the card.")
 train = _with_a_model("train", "Fine-tuning on the train split.")
 control = _with_a_model("control", "The same training on permuted inputs.")

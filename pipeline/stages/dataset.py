@@ -27,7 +27,7 @@ STAGE, VERSION = "dataset", 5
 FILTERED_FILE = "filtered-00000.parquet"
 
 _NOTHING_LEFT = "no record is left to make a data set of"
-_ALL_FILTERED = "filters and marks leave no record to make a data set of: see filters, shards.marks and marks.jsonl"
+_ALL_MARKED = "the marks leave no record to make a data set of: see shards.marks and marks.jsonl"
 
 
 def plan(inputs: Sequence[Manifest], config: ShuffleConfig, selection: Selection) -> Plan:
@@ -69,7 +69,7 @@ def dataset_stage(
         left = {part: _rows(paths) - filtered[part] for part, paths in {**records, INPUT_ONLY: unanswered}.items()}
         speaking, silent = sum(left.values()) - left[INPUT_ONLY], left[INPUT_ONLY]
         if not speaking and not silent:
-            raise PipelineError(_NOTHING_LEFT if not filtered.total() else _ALL_FILTERED)
+            raise PipelineError(_all_filtered(directory) if filtered else _NOTHING_LEFT)
         metadata, name = _token_identity(tokens)
         scratch = directory / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -115,6 +115,15 @@ def dataset_stage(
     return run_stage(
         directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh, done=notes.forget
     )
+
+
+def _all_filtered(directory: Path) -> str:
+    """Which filters took all records, the one that took the most first."""
+    took = {name: reasons.total() for name, reasons in reasons_in([directory / FILTERED_FILE]).items()}
+    if set(took) == {"marks"}:
+        return _ALL_MARKED
+    listed = ", ".join(f"{name} took {count:,}" for name, count in sorted(took.items(), key=lambda i: -i[1]))
+    return f"the filters leave no record to make a data set of ({listed}): see filters in the configuration"
 
 
 def _rows(paths: Sequence[Path]) -> int:
