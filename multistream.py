@@ -52,8 +52,11 @@ def tokens(path: str | Path, split: Split | None = None, tokenizer: str | None =
     records, cells = _shards(path, split, tokenizer)
     found = tuple(shard for shard in cells if shard is not None)
     if not found:
+        where = f"{path}{f', split {split!r},' if split else ''}"
         raise InputError(
-            f"{path} holds no tokens{f' of the split {split!r}' if split else ''}, or those of several tokenizers: name one"
+            f"{where} holds no tokens, or those of several tokenizers: name one"
+            if tokenizer is None
+            else f"{where} holds no tokens of the tokenizer {tokenizer!r}"
         )
     return Dataset(tuple(r for r, c in zip(records, cells, strict=True) if c is not None), found, "tokens")
 

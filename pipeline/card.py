@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,23 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import card_facts, folders, storage
+from pipeline.card_edits import is_edited, read_card, sealed
+from pipeline.card_words import cell, code, loss, num, pair, share, title_line
 from pipeline.claim import claimed
 from pipeline.croissant import CROISSANT, croissant
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PipelineError
 from pipeline.front_matter import configs_of, front_matter
 from pipeline.license_mix import Conflict, card_license, conflicts
 from pipeline.manifest import Manifest, canonical_json, fetch, publish, read_manifest, remove_temporaries, tidy
-from pipeline.statistics.plots import draw_plots
+from pipeline.statistics.plots import NAMES, draw_plots
 from pipeline.statistics.rejects import find_rejects, rejects_of
 from pipeline.statistics.timeline import choose, draw_timeline
 from pipeline.stats import RecordStats, stats_of
 from pipeline.together import manifests_of
-from pipeline.viewer.lanes import one_line
 
 #: Of the card: it is made anew when this changes.
-VERSION = 3
+VERSION = 4
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data_cards"
+
+CARD = "README.md"
 
 #: Beside the card: its pictures.
 PICTURES = "card"
@@ -39,7 +43,13 @@ _REPORT_PLOTS = {
     "timeline": "What was read, what the model wrote and what the data says, by row",
 }
 
-_SPECIAL = re.compile(r"[|`<>&\[\]*~#\\$!]|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=[wW]{3})\.|@")
+#: The pictures that cards have, by which those of earlier ones are known.
+_DRAWN = frozenset(
+    {*NAMES, "timeline.svg", *(f"report-{name}{end}" for name in _REPORT_PLOTS for end in (".png", ".svg"))}
+)
+
+log = logging.getLogger(__name__)
+
 _LINK = re.compile(rf"\]\(({PICTURES}/[\w.-]+)\)")
 
 
@@ -52,47 +62,74 @@ class Card:
     conflicts: tuple[Conflict, ...]
 
 
-def write_card(out: Path, title: str) -> Path:
+def write_card(out: Path, title: str, force: bool = False) -> Path:
     """Writes ``README.md``, its pictures and ``croissant.json`` beside the final shards of a build; where the card is.
 
     Clears what killed runs left of one. The card comes last, so it never shows what is not there. Raises InputError where
-    there is no data set, PipelineError where another run writes there.
+    there is no data set, PipelineError where another run writes there, or, without ``force``, a person has edited the card.
     """
-    publish_card(out, title)
-    return out / folders.DATASET / "README.md"
+    publish_card(out, title, force)
+    return out / folders.DATASET / CARD
 
 
-def publish_card(out: Path, title: str) -> Card:
+def publish_card(out: Path, title: str, force: bool = False) -> Card:
     """``write_card``; the card itself."""
+    card = out / folders.DATASET / CARD
+    storage.pull(card)
+    if not force and card.is_file() and is_edited(read_card(card)):
+        raise PipelineError(
+            f"{storage.shown(card)} was edited by hand, or not written here, and is left as it is: move it away for a new "
+            "one, and put what you wrote into that, or replace it with --force"
+        )
+    return _publish_card(out, title)
+
+
+def _publish_card(out: Path, title: str, kept: str | None = None) -> Card:
+    """Writes a card, or only what lies beside it, where the text of a card is to be ``kept``."""
     for name in (folders.DATASET, folders.REPORT):
         if (manifest := read_manifest(out / name)) is not None:
             tidy(out / name, manifest)
             fetch(out / name, manifest.outputs)
     directory = out / folders.DATASET
     card = make_card(out, title)
+    shown = set(_LINK.findall(kept or ""))
     with claimed(directory):
         remove_temporaries(directory)
         for name, content in card.files.items():
             _publish(directory / name, content)
-        _publish(directory / "README.md", f"{card.text}\n{made_of(out, title)}\n".encode())
-        for name in sorted(_pictures(directory) - card.files.keys()):
+        if kept is None:
+            _publish(directory / CARD, sealed(f"{card.text}\n", made_of(out, title)).encode())
+        for name in sorted(_pictures(directory) - card.files.keys() - shown):
             storage.remove(directory / name)
     return card
 
 
-def renew_card(out: Path, title: str) -> None:
-    """``write_card``, unless the card that is there was made of the same manifests and title, and is whole."""
+def renew_card(out: Path, title: str) -> bool:
+    """``write_card``, unless the card that is there was made of the same manifests and title, and is whole.
+
+    A card that a person has edited is never replaced, only what lies beside it: where it is of other data, a warning is
+    logged. Whether the card is of the data that is there.
+    """
     directory = out / folders.DATASET
-    card = directory / "README.md"
+    card = directory / CARD
     storage.pull(card)
-    if card.is_file():
-        text = card.read_text(encoding="utf-8")
+    text = read_card(card) if card.is_file() else ""
+    current = made_of(out, title) in text.splitlines()
+    if current:
         kept = storage.files_below(directory)
         shown = {*_LINK.findall(text), CROISSANT}
-        there = all(name in kept if kept is not None else (directory / name).is_file() for name in shown)
-        if there and text.endswith(f"{made_of(out, title)}\n"):
-            return
-    write_card(out, title)
+        if all(name in kept if kept is not None else (directory / name).is_file() for name in shown):
+            return True
+    edited = card.is_file() and is_edited(text)
+    _publish_card(out, title, text if edited else None)
+    if edited and not current:
+        log.warning(
+            "%s was edited by hand, or not written here, and is left as it is, though it is not of this data: move it away "
+            "and run multistream card %s",
+            storage.shown(card),
+            storage.shown(out),
+        )
+    return current or not edited
 
 
 def title_of(out: Path) -> str:
@@ -110,7 +147,7 @@ def make_card(out: Path, title: str) -> Card:
     """The card of the build in ``out`` and what lies beside it; nothing is written. Raises InputError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    title = _title(title)
+    title = title_line(title)
     dataset = out / folders.DATASET
     manifest = read_manifest(dataset)
     splits = {
@@ -134,7 +171,7 @@ def make_card(out: Path, title: str) -> Card:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(cell=_cell, num=_num, share=_share, pair=_pair, loss=_loss)
+    environment.filters.update(cell=cell, code=code, num=num, share=share, pair=pair, loss=loss)
     text = environment.get_template("dataset.md.j2").render(facts)
     return Card(text, files, tuple(facts["conflicts"]))
 
@@ -149,7 +186,8 @@ def _facts(
     whole: RecordStats,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     dataset, manifests = out / folders.DATASET, manifests_of(out)
-    rejects = rejects_of(find_rejects(out) or ())
+    reject_shards = find_rejects(out)
+    rejects = rejects_of(reject_shards or ())
     report = card_facts.read_report(out, manifests)
     plots = draw_plots(every, rejects)
     files = {f"{PICTURES}/{plot.name}": plot.svg.encode() for plot in plots}
@@ -182,7 +220,6 @@ def _facts(
         languages,
         card_facts.PAPER,
         configs,
-        manifest.outputs,
     )
     files[CROISSANT] = metadata.encode()
     engine = (synth.notes.get("engine") or {}) if synth is not None else {}
@@ -216,6 +253,7 @@ def _facts(
         "claims": card_facts.claims(list(summary["policies"])),
         "policies": card_facts.policies(every),
         "filters": card_facts.filters(manifests, rejects),
+        "rejects_known": reject_shards is not None,
         "limits": list(card_facts.limits(every, splits, manifests, found, report)),
         "report": report,
         "report_plots": report_plots,
@@ -239,7 +277,7 @@ def made_of(out: Path, title: str) -> str:
     dataset, report = stages.get(folders.DATASET), stages.get(folders.REPORT)
     facts = [
         VERSION,
-        _title(title),
+        title_line(title),
         dataset.digest() if dataset is not None else None,
         {name: [m.counters.get(side) for side in ("in", "out", "rejected")] for name, m in stages.items()},
         {name: m.fingerprint for name, m in stages.items() if name in folders.STAGES[:4]},
@@ -256,44 +294,7 @@ def _publish(path: Path, content: bytes) -> None:
 
 
 def _pictures(directory: Path) -> set[str]:
-    """The pictures of this and earlier cards."""
-    kept = {name for name in storage.files_below(directory) or () if name.startswith(f"{PICTURES}/")}
-    here = {
-        p.relative_to(directory).as_posix() for p in (directory / PICTURES).glob("*") if p.suffix in (".svg", ".png")
-    }
-    return here | {name for name in kept if name.endswith((".svg", ".png"))}
-
-
-def _title(title: str) -> str:
-    """A title on one line without what would end the front matter."""
-    return re.sub(r"-{3,}", "–", one_line(" ".join(title.split()), 200))
-
-
-def _cell(value: object) -> str:
-    """Text in a table or a line of Markdown: nothing of it is markup, a link or a mention."""
-    line = one_line(" ".join(str(value).split()), 600)
-    return _SPECIAL.sub(lambda m: "".join(f"&#{ord(c)};" for c in m[0]), line)
-
-
-def _num(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _pair(values: tuple[float, float] | None) -> str:
-    """A median, and that under turns where it is another."""
-    if not values:
-        return "–"
-    layout, turns = values
-    return f"{layout:,.0f}" if layout == turns else f"{layout:,.0f} ({turns:,.0f})"
-
-
-def _loss(measured: Mapping[str, Any] | None, kind: str) -> str:
-    if not measured or measured.get(f"{kind}_loss") is None:
-        return "–"
-    interval = measured.get(f"{kind}_interval")
-    told = f"{measured[f'{kind}_loss']:.3f}"
-    return f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else told
+    """The pictures of this and earlier cards; others are somebody's own."""
+    kept = storage.files_below(directory) or {}
+    names = {f"{PICTURES}/{name}" for name in _DRAWN}
+    return {name for name in names if name in kept or (directory / name).is_file()}

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.manifest import Output
+from pipeline.front_matter import Tables
 
 CROISSANT = "croissant.json"
 
@@ -59,19 +58,17 @@ def croissant(
     licenses: Sequence[str],
     languages: Sequence[str],
     cite: str,
-    configs: Mapping[str, tuple[pa.Schema, str]],
-    outputs: Sequence[Output],
+    configs: Mapping[str, Tables],
 ) -> str:
     """The metadata as JSON-LD.
 
-    ``configs``: by name, the schema of its files and how their names start; ``outputs``: the files of the data set, paths
-    relative to where the metadata will lie; ``licenses``: as found, in words or as addresses; ``version``: major.minor.patch.
+    ``configs``: by name, its tables, whose paths are relative to where the metadata will lie; ``licenses``: as found, in
+    words or as addresses; ``version``: major.minor.patch.
     """
     distribution: list[dict[str, Any]] = [dict(_REPOSITORY)]
     record_sets = []
-    for config, (schema, prefix) in configs.items():
-        shards = [o for o in outputs if PurePosixPath(o.path).name.startswith(prefix)]
-        for shard in shards:
+    for config, tables in configs.items():
+        for shard in tables.files:
             distribution.append(
                 {
                     "@type": "cr:FileObject",
@@ -91,10 +88,10 @@ def croissant(
                 "name": config,
                 "containedIn": {"@id": "repo"},
                 "encodingFormat": _PARQUET,
-                "includes": f"*/{prefix}*.parquet",
+                "includes": f"*/{tables.pattern}",
             }
         )
-        rows = sum(o.rows or 0 for o in shards)
+        rows = sum(o.rows or 0 for o in tables.files)
         record_sets.append(
             {
                 "@type": "cr:RecordSet",
@@ -102,7 +99,7 @@ def croissant(
                 "name": config,
                 "description": f"{rows:,} rows; one a record.",
                 "key": {"@id": f"{config}/rows/id"},
-                "field": [_field(field, f"{config}/rows", config) for field in schema],
+                "field": [_field(field, f"{config}/rows", config) for field in tables.schema],
             }
         )
     document = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,7 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from pipeline.license_mix import CardLicense
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, Output
 from pipeline.tables import RECORDS, TOKENS
 
 #: Size categories of the Hub: fewer records than this.
@@ -29,16 +32,44 @@ _SIZES = (
 _NAMES = {"double": "float64", "float": "float32"}
 
 
-def configs_of(manifest: Manifest) -> dict[str, tuple[pa.Schema, str]]:
-    """The configurations of a data set by name: the schema of its tables and how the names of their files start.
+#: What ``datasets`` takes in no name of a configuration.
+_FORBIDDEN = re.compile(r"[<>:/\\|?*]")
 
-    ``records``, and one for each tokenizer.
+_NUMBERED = re.compile(r"(.+)-\d{5,}-of-\d{5,}\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of a configuration: their schema, their files, and a pattern of the names of these and of no others."""
+
+    schema: pa.Schema
+    files: tuple[Output, ...]
+    pattern: str
+
+
+def configs_of(manifest: Manifest) -> dict[str, Tables]:
+    """The configurations of a data set by name: ``records``, and ``tokens-NAME`` for each tokenizer, whatever its name.
+
+    ``_`` stands for what ``datasets`` does not take in a name.
     """
-    names = sorted(
-        {PurePosixPath(o.path).name.rsplit("-", 3)[0] for o in manifest.outputs if o.path.endswith(".parquet")}
-    )
-    known = {"records": RECORDS, **{name: TOKENS for name in names if name.startswith("tokens-")}}
-    return {name: (schema, f"{name}-") for name, schema in known.items() if name in names}
+    found: dict[str, list[Output]] = {}
+    for output in manifest.outputs:
+        if numbered := _NUMBERED.fullmatch(PurePosixPath(output.path).name):
+            found.setdefault(numbered[1], []).append(output)
+    made: dict[str, Tables] = {}
+    for stem in sorted(found, key=lambda stem: (stem != "records", stem)):
+        if stem == "records" or stem.startswith("tokens-"):
+            name = _FORBIDDEN.sub("_", stem)
+            while name in made:
+                name += "_"
+            made[name] = Tables(RECORDS if stem == "records" else TOKENS, tuple(found[stem]), _pattern(stem, found))
+    return made
+
+
+def _pattern(stem: str, stems: Iterable[str]) -> str:
+    """The names of the files of a configuration; those of another may begin with the same words and a hyphen."""
+    some = "?????-of-?????" if any(other.startswith(f"{stem}-") for other in stems) else "*"
+    return f"{glob.escape(stem)}-{some}.parquet"
 
 
 def front_matter(
@@ -57,7 +88,7 @@ def front_matter(
     data["license"] = license_.license
     if license_.license_name:
         data["license_name"] = license_.license_name
-    records = sum(o.rows or 0 for o in _shards(manifest, "records-"))
+    records = sum(o.rows or 0 for o in configs["records"].files) if "records" in configs else 0
     data["size_categories"] = [next((name for limit, name in _SIZES if records < limit), "n>1T")]
     data["task_categories"] = ["text-generation"]
     data["tags"] = list(tags)
@@ -65,15 +96,13 @@ def front_matter(
         {
             "config_name": name,
             **({"default": True} if name == "records" else {}),
-            "data_files": [
-                {"split": split, "path": f"{split}/{prefix}*.parquet"} for split in _splits(_shards(manifest, prefix))
-            ],
+            "data_files": [{"split": split, "path": f"{split}/{tables.pattern}"} for split in _splits(tables.files)],
         }
-        for name, (_, prefix) in configs.items()
+        for name, tables in configs.items()
     ]
     data["dataset_info"] = [
-        {"config_name": name, "features": features(schema), **_sizes(_shards(manifest, prefix), dataset)}
-        for name, (schema, prefix) in configs.items()
+        {"config_name": name, "features": features(tables.schema), **_sizes(tables.files, dataset)}
+        for name, tables in configs.items()
     ]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1 << 20)
 
@@ -92,17 +121,13 @@ def _feature(type_: pa.DataType) -> dict[str, Any]:
     return {"dtype": _NAMES.get(str(type_), str(type_))}
 
 
-def _shards(manifest: Manifest, prefix: str) -> list[Any]:
-    return [o for o in manifest.outputs if PurePosixPath(o.path).name.startswith(prefix)]
-
-
-def _splits(shards: Sequence[Any]) -> list[str]:
+def _splits(shards: Sequence[Output]) -> list[str]:
     """The splits in their order: train, test, then those without answers."""
     found = {PurePosixPath(o.path).parent.name for o in shards}
     return [split for split in ("train", "test") if split in found] + sorted(found - {"train", "test"})
 
 
-def _sizes(shards: Sequence[Any], dataset: Path) -> Mapping[str, Any]:
+def _sizes(shards: Sequence[Output], dataset: Path) -> Mapping[str, Any]:
     splits = []
     for split in _splits(shards):
         own = [o for o in shards if PurePosixPath(o.path).parent.name == split]

@@ -91,7 +91,12 @@ def sha256_file(path: Path) -> str:
 
 @contextmanager
 def publish(path: Path) -> Iterator[Path]:
-    """Gives a temporary name to write to; on success the file appears under ``path`` whole, else not at all."""
+    """Gives a temporary name to write to; on success the file appears under ``path`` whole, else not at all.
+
+    Raises PipelineError where ``path`` is a folder, a device or anything else that is no file.
+    """
+    if path.exists() and not path.is_file():
+        raise PipelineError(f"{path} is no file: choose another name to write to")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,6 +192,32 @@ def test_shards_that_do_not_fit_each_other_are_found_out(cut: Path, tmp_path: Pa
         (tmp_path / "train" / f"{name}-00000-of-00001.parquet").write_bytes(source.read_bytes())
     with pytest.raises(InputError, match="in their order"):
         multistream.collate([multistream.load(tmp_path)[0]])
+
+
+def test_tokenizers_are_told_apart_whatever_hyphens_their_names_have(cut: Path, tmp_path: Path) -> None:
+    """The shards of the second tokenizer have other tokens: those of the first, each one higher."""
+    (tmp_path / "train").mkdir()
+    for path in sorted((cut / "train").glob("*.parquet")):
+        if path.name.startswith("records-"):
+            shutil.copy(path, tmp_path / "train")
+            continue
+        table = pq.read_table(path)
+        place = table.schema.get_field_index("token_ids")
+        ids = table.column(place).to_pylist()
+        for name, more in (("my", 0), ("my-tok", 1)):
+            column = pa.array([[i + more for i in of] for of in ids], table.schema.field(place).type)
+            renamed = path.name.replace("smollm2", name)
+            pq.write_table(table.set_column(place, table.schema.field(place), column), tmp_path / "train" / renamed)
+    first = list(multistream.tokens(cut))
+    for name, more in (("my", 0), ("my-tok", 1)):
+        found = list(multistream.tokens(tmp_path, tokenizer=name))
+        assert [item["id"] for item in found] == [item["id"] for item in first]
+        assert all(np.array_equal(a["token_ids"], b["token_ids"] + more) for a, b in zip(found, first, strict=True))
+        assert np.array_equal(multistream.load(tmp_path, tokenizer=name)[0].tokens["token_ids"], found[0]["token_ids"])
+    with pytest.raises(InputError, match="several tokenizers: name one"):
+        multistream.tokens(tmp_path)
+    with pytest.raises(InputError, match="no tokens of the tokenizer 'tok'"):
+        multistream.tokens(tmp_path, tokenizer="tok")
 
 
 def test_importing_it_imports_nothing_heavy() -> None:

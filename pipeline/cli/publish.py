@@ -21,11 +21,13 @@ def register(app: typer.Typer) -> None:
 def card(
     path: Build,
     title: Annotated[str | None, typer.Option(help="Title of the card.", show_default="the build's")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a card that was edited by hand.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Writes the data set's card with its pictures and `croissant.json`, of manifests and records, and prints where it is.
 
-    Licences that are unknown or do not go together are warned of. See docs/card.md.
+    A card that was edited by hand is left as it is. Licences that are unknown or do not go together are warned of. See
+    docs/card.md.
 
     Example: `multistream card build/demo`
     """
@@ -34,7 +36,7 @@ def card(
     from pipeline.cli import console
     from pipeline.viewer.lanes import one_line
 
-    made = publish_card(path, title_of(path) if title is None else title)
+    made = publish_card(path, title_of(path) if title is None else title, force)
     place = console.shown(path / folders.DATASET / "README.md")
     if as_json:
         warnings = [{"message": c.message, "licenses": c.licenses, "corpora": c.corpora} for c in made.conflicts]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.cli import console
 from pipeline.errors import ConfigError
@@ -28,6 +31,7 @@ def run_push(path: Path, repo_id: str, options: Options, dry: bool, as_json: boo
                     "head": plan.remote.head if plan.remote else None,
                     "not_asked": plan.not_asked or None,
                     "files": [asdict(change) for change in plan.changes],
+                    "left": list(package.left),
                     "refused": [asdict(refusal) for refusal in plan.refusals],
                     "card": package.card,
                 }
@@ -45,7 +49,14 @@ def run_push(path: Path, repo_id: str, options: Options, dry: bool, as_json: boo
         console.out.print(f"nothing to push: {repo_id} holds these files already\n{pushed.url}")
 
 
+#: What git allows in the name of no branch; commits, and refs that the Hub makes itself, are none.
+_NO_BRANCH = re.compile(
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|^[-/.]|[/.]$|^@$|^HEAD$|^refs/|^[0-9a-f]{40}$", re.ASCII
+)
+
+
 def _check_names(repo_id: str, options: Options) -> None:
+    _check_endpoint()
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -59,8 +70,19 @@ def _check_names(repo_id: str, options: Options) -> None:
         raise ConfigError(f"--allow {min(unknown)}: there is no such reason, only {', '.join(ALLOWED)}")
     if not options.message.strip():
         raise ConfigError("--message is empty; say what this commit is")
-    if not options.revision.strip() or options.revision.startswith("-"):
-        raise ConfigError(f"--revision {options.revision!r} is no branch")
+    if not options.revision or _NO_BRANCH.search(options.revision):
+        raise ConfigError(f"--revision {options.revision!r} is no name of a branch")
+
+
+def _check_endpoint() -> None:
+    """``huggingface_hub`` takes the address of another Hub from the environment as it is when it is imported."""
+    given = os.environ.get("HF_ENDPOINT")
+    try:
+        good = given is None or (urlsplit(given).scheme in ("http", "https") and urlsplit(given).hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(f"HF_ENDPOINT={given!r} is no address of a Hub; it begins with https://")
 
 
 def _show(package: Package, plan: Plan, repo_id: str, options: Options) -> None:
@@ -77,6 +99,9 @@ def _show(package: Package, plan: Plan, repo_id: str, options: Options) -> None:
             console.out.print(f"{repo_id} is not there, or not for this token; it would be created: {kind}")
         elif not plan.remote.branch:
             console.out.print(f"the branch {options.revision} would be made from main")
+    if package.left:
+        names = ", ".join(package.left[:8]) + (f" and {len(package.left) - 8} more" if len(package.left) > 8 else "")
+        console.out.print(f"stays here, as it is not part of the data set: {names}")
     if package.card is not None:
         console.out.print("\ncard:\n")
         console.out.print(package.card)

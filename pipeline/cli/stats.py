@@ -63,11 +63,13 @@ def stats(
         return
     from pipeline.stats import stats_of
 
+    if plots is not None:
+        from pipeline.statistics.plots import check_plots, write_plots
+
+        check_plots(plots)
     with console.bar("reading records") as advance:
         found = stats_of(find_records(path).answered, advance)
     if plots is not None:
-        from pipeline.statistics.plots import write_plots
-
         written = write_plots(plots, found, refused)
     if as_json:
         console.print_json({**found.summary(), "rejects": None if found_rejects is None else _listed(refused)})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.places import LOCAL, READ
+from pipeline.cli.places import LOCAL
 from pipeline.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 #: Records of a page, where nobody says how many.
 _PAGE_RECORDS = 20
+
+
+def _place(place: str) -> Path:
+    """A path; of a URL what is needed to open it, and no data. Raises PipelineError."""
+    from pipeline.viewer.remote import open_place
+
+    return open_place(place)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +41,7 @@ def view(
         typer.Argument(
             help="A build, a data set, a stage's folder, or one shard of records or rejects.",
             show_default=False,
-            **READ,
+            parser=_place,
         ),
     ],
     record: Annotated[
@@ -73,7 +80,13 @@ def view(
     from pipeline.viewer.rejects import Rejects, open_rejects
     from pipeline.viewer.samples import Samples, has_records, open_samples
 
-    rejects = rejects or path.name.startswith("rejects-")
+    try:
+        found = parse_filter(filter_)
+    except InputError as error:
+        raise ConfigError(f"--{error}") from error
+    if found.reason and html is not None:
+        raise ConfigError("--filter reason: finds rejects, which --html does not show: leave one of them out")
+    rejects = rejects or bool(found.reason) or path.name.startswith("rejects-")
     _check_usage(
         {"--html": html is not None, "--json": as_json, "--plain": plain},
         {"--rejects": rejects, "--html": html is not None},
@@ -85,11 +98,12 @@ def view(
         {"--html": html is not None, "--turns": turns},
     )
     try:
-        found = parse_filter(filter_)
         if rejects:
             Rejects.check(found)
     except InputError as error:
         raise ConfigError(f"--{error}") from error
+    if html is not None:
+        _check_place(html)
 
     unused = open_rejects(path)
     if rejects and not len(unused):
@@ -104,7 +118,10 @@ def view(
         _write_page(html, samples, _chosen(samples, at, found, records or (_PAGE_RECORDS if record is None else 1)))
     elif plain or as_json or records is not None or not (sys.stdout.isatty() and sys.stdin.isatty()):
         if rejects:
-            lines = _reject_lines(unused, islice(unused.matching(found), records or 1), as_json, width)
+            chosen = list(islice(unused.matching(found), records or 1))
+            if not chosen:
+                raise InputError(f"{shown(path)}: nothing is found for --filter among {len(unused):,} rejects")
+            lines = _reject_lines(unused, chosen, as_json, width)
         else:
             lines = _record_lines(samples, _chosen(samples, at, found, records or 1), records, as_json, turns, width)
         for line in lines:
@@ -172,14 +189,22 @@ def _reject_lines(unused: Rejects, chosen: Iterable[int], as_json: bool, width: 
             yield from render_reject(reject, unused.text(number), width)
 
 
+def _check_place(out: Path) -> None:
+    """Raises InputError where no page can be written, before anything is read for it."""
+    from pipeline.viewer.page import check_place
+
+    try:
+        check_place(out)
+    except InputError as error:
+        raise InputError(f"--html {error}") from error
+
+
 def _write_page(out: Path, samples: Samples, chosen: list[int]) -> None:
     from pipeline.cli import console
     from pipeline.storage import shown
     from pipeline.viewer.lanes import one_line
     from pipeline.viewer.page import write_page
 
-    if out.is_dir():
-        raise InputError(f"--html {console.shown(out)} is a folder; name a file in it")
     title = one_line(shown(samples.path).rstrip("/").rpartition("/")[2] or "records", 80)
     write_page(out, [samples.record(number) for number in chosen], title=title, numbers=chosen)
     plural = "s" * (len(chosen) != 1)

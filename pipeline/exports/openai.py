@@ -50,7 +50,7 @@ def chat_of(record: dict[str, Any], books: Books) -> dict[str, Any]:
         first, last = events[0], events[-1]
         on = streams[first["stream"]]
         interrupted += last["interrupted"]
-        weights += first["weight"] not in (0.0, 1.0) and on["direction"] == "output"
+        weights += on["direction"] == "output" and {e["weight"] for e in events} not in ({0.0}, {1.0})
         times += first["time_ms"] is not None
         flattened += first["start"] < latest
         latest = max(latest, last["end"])
@@ -77,6 +77,9 @@ def chat_of(record: dict[str, Any], books: Books) -> dict[str, Any]:
     books.lose("media", sum(e["kind"] == "note" and e["message"] is not None for e in record["events"]))
     books.lose("placeholders", placeholders)
     books.lose("without_call", sum(m["role"] == "tool" and "tool_call_id" not in m for m in messages))
+    late, unanswered = _late_and_unanswered(messages)
+    books.lose("late_results", late)
+    books.lose("unanswered_calls", unanswered)
     made = {"id": record["id"], "messages": messages}
     if tools:
         made["tools"] = tools
@@ -87,13 +90,14 @@ def chat_of(record: dict[str, Any], books: Books) -> dict[str, Any]:
 @dataclass(slots=True)
 class _Chat:
     """Messages as they grow. ``previous``: message and role of the last piece; ``results``: where the last result of a
-    message stands; ``seen``: parts of which a piece is there."""
+    message stands; ``seen``: parts of which a piece is there; ``called``: calls that are there."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     joined: int = 0
     previous: tuple[int | None, str] | None = None
     results: dict[int | None, int] = field(default_factory=dict)
     seen: set[tuple[int, int]] = field(default_factory=set)
+    called: set[int] = field(default_factory=set)
 
     def add(self, events: list[dict[str, Any]], on: dict[str, Any]) -> None:
         """Adds a piece of a part, which stands on the stream ``on``, behind all that is there."""
@@ -110,7 +114,7 @@ class _Chat:
         key = "tool_calls" if first["kind"] == "tool_call" else "content"
         key = "reasoning_content" if on["role"] == "thought" else key
         where = first["message"], role
-        made = _message(role, on, first)
+        made = _message(role, on, events)
         open_ = self.messages[-1] if self.previous == where and not goes_on else None
         if (
             open_ is None
@@ -122,6 +126,7 @@ class _Chat:
         self.previous = where
         if key == "tool_calls":
             open_.setdefault(key, []).append(_call(first, text))
+            self.called.add(first["call"])
         else:
             self._join(open_, key, text)
 
@@ -131,7 +136,7 @@ class _Chat:
             made = self.messages[-1]  # what stood beside this result came before it
         else:
             self.messages.append(made)
-        if event["call"] is not None:
+        if event["call"] is not None and event["call"] in self.called:
             made["tool_call_id"] = f"call_{event['call']}"
         self._join(made, "content", text)
         self.results[event["message"]] = len(self.messages) - 1
@@ -167,10 +172,7 @@ def _pieces(record: dict[str, Any], lost: set[int]) -> tuple[str, list[list[dict
             tools += event["text"] if event["kind"] == "note" else ""
         elif event["kind"] != "header" and event["stream"] not in lost:
             last = pieces[-1][-1] if pieces else None
-            same = (
-                last is not None and _where(last) == _where(event) and (last["weight"] == 0) == (event["weight"] == 0)
-            )
-            if same:
+            if last is not None and _where(last) == _where(event) and _of_one_weight(last, event):
                 pieces[-1].append(event)
             else:
                 pieces.append([event])
@@ -181,11 +183,16 @@ def _where(event: dict[str, Any]) -> tuple[int, int]:
     return event["message"], event["part"] or 0
 
 
-def _message(role: str, on: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+def _of_one_weight(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether both are trained, or neither; the events of a call stay together, whatever they weigh."""
+    return bool(one["kind"] == "tool_call" or (one["weight"] == 0) == (other["weight"] == 0))
+
+
+def _message(role: str, on: dict[str, Any], events: list[dict[str, Any]]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": role, "content": None if role == "assistant" else ""}
     if "/" in on["name"]:
         message["name"] = on["name"].replace("/", "_")
-    if event["weight"] == 0 and role == "assistant":
+    if role == "assistant" and all(event["weight"] == 0 for event in events):
         message["weight"] = 0
     return message
 
@@ -194,6 +201,19 @@ def _call(event: dict[str, Any], text: str) -> dict[str, Any]:
     name, _, arguments = text.partition("\n")
     function = {"name": name, "arguments": arguments}
     return {"id": f"call_{event['call']}", "type": "function", "function": function}
+
+
+def _late_and_unanswered(messages: list[dict[str, Any]]) -> tuple[int, int]:
+    """How many tool messages stand elsewhere than behind the message of their call, and how many calls have no result."""
+    late, open_, waiting = 0, set[str](), set[str]()
+    for message in messages:
+        if message["role"] != "tool":
+            open_ = {call["id"] for call in message.get("tool_calls", ())}
+            waiting |= open_
+        elif (id_ := message.get("tool_call_id")) is not None:
+            late += id_ not in open_
+            waiting.discard(id_)
+    return late, len(waiting)
 
 
 def _between(before: str, after: str) -> str:
@@ -227,20 +247,22 @@ TARGET = Target(
     count_lines,
     {
         "overlaps": "parts that began before an earlier one had ended: they now follow it",
-        "cut_parts": "pieces of parts that go on in a later message, behind what they waited for",
+        "cut_parts": "pieces of parts that go on in a later message, behind what they waited for, or with another weight",
         "streams": "streams without a place in a chat, in all records",
         "events": "events on those streams",
         "joined_parts": "parts of one message put into one text; between them stands an empty line that is ours",
         "interrupted": "parts that were cut off, which now end like any other",
-        "weights": "parts whose weight is neither 0 nor 1 (0 is kept as the weight of a message of its own)",
+        "weights": "pieces of parts that do not weigh 0 or 1 throughout (0 is kept as the weight of a message of its own)",
         "times": "parts with a real time",
         "verdicts": "events with a leak verdict",
         "segments": "records that are one segment of a longer conversation",
         "media": "placeholders of what is no text",
         "placeholders": "such placeholders in what the assistant says: left out, since nobody trains them",
         "without_call": "tool messages that name no call, since none is known: some tools refuse them",
+        "late_results": "tool messages that do not follow the message of their call at once: some tools refuse them",
+        "unanswered_calls": "calls whose result is not in the record: some tools refuse them",
         "unreadable_tools": "records whose tool definitions are no JSON list: kept as the text that they are",
     },
     _notes,
-    version=2,
+    version=3,
 )

@@ -24,6 +24,7 @@ from pipeline.manifest import (
     Output,
     Result,
     balance,
+    damaged,
     is_shard,
     output_of,
     publish,
@@ -63,7 +64,8 @@ def export(
 ) -> Result:
     """Exports what ``find_records`` finds at ``path`` to ``out``: a folder per split, ``export.json``, the manifest.
 
-    Nothing is done where the same export is there whole. ``say`` gets warnings before anything is written. The counters of
+    Nothing is done where the same export is there whole; without ``fresh``, files of the last export that have changed since
+    are not replaced. ``say`` gets warnings before anything is written. The counters of
     the manifest are ``in``, ``out``, ``not_representable``, ``reasons`` and ``lost`` (all by split in ``export.json``).
 
     Raises InputError for records that cannot be read, ConfigError for a target or option that does not fit, PipelineError for
@@ -83,6 +85,8 @@ def export(
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         _clear(out)
+        if not fresh:
+            _check_unchanged(out)
         books: dict[str, Books] = {}
         with ExitStack() as undo:
             undo.callback(shutil.rmtree, out / _WORK, ignore_errors=True)
@@ -188,6 +192,18 @@ def _check_free(out: Path, there: Manifest | None) -> None:
             raise PipelineError(
                 f"{storage.shown(out / name)} cannot be written: what lies there was put there by no export; move it or "
                 "choose another folder"
+            )
+
+
+def _check_unchanged(out: Path) -> None:
+    """Raises PipelineError where a file of the last export has other contents now: somebody may have edited it."""
+    there, listing = read_manifest(out), storage.files_below(out)
+    for output in there.outputs if there is not None else ():
+        is_there = output.path in listing if listing is not None else (out / output.path).is_file()
+        if is_there and damaged(out, [output], listing=listing):
+            raise PipelineError(
+                f"{storage.shown(out / output.path)} has changed since it was exported: choose another folder, or write it "
+                "again with --fresh"
             )
 
 

@@ -17,6 +17,7 @@ import yaml
 from pipeline import folders, storage
 from pipeline.asked import read_asked
 from pipeline.build import stages_of
+from pipeline.card_edits import is_edited
 from pipeline.hub.files import CARD, CROISSANT, PICTURES, Package
 from pipeline.together import manifests_of
 
@@ -65,7 +66,9 @@ def _card(package: Package) -> list[Refusal]:
         return [Refusal("no-card", f"there is no card: run multistream card {place}")]
     if package.out == package.dataset:
         return [Refusal("stale-card", "what the card was made of cannot be told without its build: name that folder")]
-    anew = f"run multistream card {place}, which writes {CARD} anew: save first what was edited in it by hand"
+    anew = f"run multistream card {place}"
+    if is_edited(text):
+        anew = f"move {CARD}, which was edited by hand, away, {anew}, and put what you wrote into the new one"
     if not _is_current(package.out, text):
         return [Refusal("stale-card", f"the card was made of other data: {anew}")]
     sent = {u.path for u in package.uploads}

@@ -52,13 +52,14 @@ class Upload:
 class Package:
     """A data set as it goes to the Hub. ``out`` is the build's folder, ``dataset`` that of the shards; card first.
 
-    ``manifest`` names what goes: not the records that marks left out.
+    ``manifest`` names what goes: not the records that marks left out. ``left``: paths in ``dataset`` that do not go, sorted.
     """
 
     out: Path
     dataset: Path
     manifest: Manifest
     uploads: tuple[Upload, ...]
+    left: tuple[str, ...] = ()
 
     @property
     def card(self) -> str | None:
@@ -86,7 +87,13 @@ def gather(path: Path, repo_id: str) -> Package:
         uploads += _stage(out / folders.REPORT, report, "report/")
     first = [u for u in uploads if u.path == CARD]
     rest = sorted((u for u in uploads if u.path != CARD), key=lambda u: u.path)
-    return Package(out, dataset, manifest, (*first, *rest, _sums([*first, *rest])))
+    sent = {u.path for u in uploads}
+    left = tuple(sorted(name for name in storage.files_below(dataset) or _files(dataset) if name not in sent))
+    return Package(out, dataset, manifest, (*first, *rest, _sums([*first, *rest])), left)
+
+
+def _files(directory: Path) -> list[str]:
+    return [p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()]
 
 
 def places(path: Path) -> tuple[Path, Path]:

@@ -57,6 +57,8 @@ def limits(brief: bool) -> Iterator[None]:
 
     def after(response: Any) -> None:
         nonlocal unanswered
+        if "json" in response.headers.get("Content-Type", ""):
+            response.read()  # an answer of which only the beginning comes is none
         unanswered = None
 
     def client() -> Any:
@@ -114,7 +116,7 @@ def pause(error: BaseException, otherwise: float) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     named = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    seconds = min(float(named), _LONGEST_WAIT) if named.isdigit() else otherwise
+    seconds = min(float(named), _LONGEST_WAIT) if named.isdecimal() else otherwise
     _LOG.warning("%s: asking the Hub again in %g s", error, seconds)
     time.sleep(seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import tempfile
@@ -134,6 +135,10 @@ def one_line(repo_id: str, doing: str, kept: bool = False) -> Iterator[None]:
         raise PipelineError(f"{doing} {repo_id}: {_said(error)}{after if kept else ''}") from error
     except KeyError as error:
         raise PipelineError(f"{doing} {repo_id}: an answer of the Hub lacks {redacted(str(error))}") from error
+    except (AttributeError, TypeError, json.JSONDecodeError) as error:  # the client takes every answer as it comes
+        raise PipelineError(
+            f"{doing} {repo_id}: an answer was none of a Hub's ({_said(error)}): is HF_ENDPOINT right, is a proxy between?"
+        ) from error
     except ValueError as error:
         raise PipelineError(f"{doing} {repo_id}: {_said(error)}") from error
     except (OSError, RuntimeError, network_error()) as error:
@@ -157,9 +162,17 @@ def redacted(text: str) -> str:
 
 
 class _Redacting(logging.Filter):
+    """Lets each line through once, without secrets: in an outage the same is said of every try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redacted(record.getMessage()), ()
-        return True
+        new = record.msg not in self._said
+        self._said.add(record.msg)
+        return new
 
 
 @contextmanager
@@ -171,8 +184,8 @@ def quiet_logs(progress: bool) -> Iterator[None]:
         enable_progress_bars,
     )
 
-    handlers, redacting = logging.getLogger("huggingface_hub").handlers, _Redacting()
-    for handler in handlers:
+    filters = [(handler, _Redacting()) for handler in logging.getLogger("huggingface_hub").handlers]
+    for handler, redacting in filters:
         handler.addFilter(redacting)
     hide = not progress and not are_progress_bars_disabled()
     if hide:
@@ -180,7 +193,7 @@ def quiet_logs(progress: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        for handler in handlers:
+        for handler, redacting in filters:
             handler.removeFilter(redacting)
         if hide:
             enable_progress_bars()

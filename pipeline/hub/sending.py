@@ -131,8 +131,10 @@ def _is_public(repo_id: str, remote: Remote | None, options: Options) -> list[Re
 
 
 def _api() -> HfApi:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
 
+    if not (get_token() or "").isascii():
+        raise PipelineError("the token for the Hub has letters that no token has: see HF_TOKEN, or run: hf auth login")
     return HfApi(library_name="multistream")
 
 
@@ -234,6 +236,10 @@ def _commit(api: HfApi, package: Package, repo_id: str, remote: Remote, plan: Pl
                     revision=options.revision,
                     parent_commit=remote.head,
                 ).oid
+            except (KeyError, TypeError, ValueError):  # an answer that the client cannot read
+                commit = _made_unheard(api, package, repo_id, remote, options)
+                if commit is None:
+                    raise
             except (OSError, network_error()) as error:
                 wait = next(waits, None)
                 if wait is None or not passes(error):

@@ -7,12 +7,16 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from pipeline.viewer.lanes import one_line
 
 #: Pixels of a letter of the two fonts at 12 px, as wide as common ones are; wide scripts take two.
 LETTER, MONO_LETTER = 6.4, 7.2
+
+#: The class of every picture: by it a file is known to be one that we drew.
+OURS = "multistream-picture"
 
 _STYLE = (
     "svg{--ink:#1f2328;--dim:#59636e;--grid:#d1d9e0;--page:#ffffff;"
@@ -73,6 +77,7 @@ def picture(width: float, height: float, title: str, words: str, shapes: Sequenc
         "svg",
         {
             "xmlns": "http://www.w3.org/2000/svg",
+            "class": OURS,
             "viewBox": f"0 0 {_number(width)} {_number(height)}",
             "width": _number(width),
             "height": _number(height),
@@ -85,6 +90,12 @@ def picture(width: float, height: float, title: str, words: str, shapes: Sequenc
         _add(root, shape)
     Xml.indent(root, " ")
     return Xml.tostring(root, encoding="unicode") + "\n"
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file is a picture that ``picture`` drew."""
+    with file.open("rb") as opened:
+        return f' class="{OURS}"'.encode() in opened.read(400)
 
 
 def fitted(text: str, width: float, letter: float = LETTER) -> str:

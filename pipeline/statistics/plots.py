@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import PipelineError
 from pipeline.manifest import publish_text
-from pipeline.statistics.drawing import Shape, circle, fitted, label, line, picture, rect, ticks
+from pipeline.statistics.drawing import Shape, circle, fitted, is_ours, label, line, picture, rect, ticks
 from pipeline.statistics.rejects import Rejected
 from pipeline.statistics.sums import PolicyStats, Spread, merged
 from pipeline.stats import RecordStats
@@ -45,8 +46,9 @@ def draw_plots(stats: RecordStats, rejects: Sequence[Rejected] = ()) -> list[Plo
 def write_plots(directory: Path, stats: RecordStats, rejects: Sequence[Rejected] = ()) -> list[Path]:
     """Writes the plots into a folder; their paths. Those of before for which there are no figures now are removed.
 
-    Raises PipelineError where nothing can be written.
+    Raises PipelineError where nothing can be written, or a file of such a name is not a plot of ours: then nothing is.
     """
+    check_plots(directory)
     written = []
     for plot in draw_plots(stats, rejects):
         publish_text(directory / plot.name, plot.svg)
@@ -55,6 +57,15 @@ def write_plots(directory: Path, stats: RecordStats, rejects: Sequence[Rejected]
         if directory / name not in written:
             (directory / name).unlink(missing_ok=True)
     return written
+
+
+def check_plots(directory: Path) -> None:
+    """Raises PipelineError where a file has the name of a plot and is none of ours, or the folder is a file."""
+    if directory.exists() and not directory.is_dir():
+        raise PipelineError(f"{directory} is a file: name a folder for the plots")
+    for path in (directory / name for name in NAMES):
+        if path.exists() and not (path.is_file() and is_ours(path)):
+            raise PipelineError(f"{path} is there, and is no plot that was drawn here: choose another folder")
 
 
 def _streams(stats: RecordStats) -> Plot | None:

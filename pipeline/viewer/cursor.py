@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 
 from pipeline.viewer.filters import Filter
+from pipeline.viewer.lanes import one_line
 
 
 @dataclass(slots=True)
@@ -50,4 +51,4 @@ class Cursor:
         found = f"{len(self.hits):,} found"
         which = f"{place + 1:,} of {found}" if is_hit else found
         percent = 100 * self.looked_at // max(1, self.total)
-        return f"{here} · {which}{f', {percent}% searched' if self.is_searching else ''} · {self.line}"
+        return f"{here} · {which}{f', {percent}% searched' if self.is_searching else ''} · {one_line(self.line)}"

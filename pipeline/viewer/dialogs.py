@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from pipeline.errors import InputError
+from pipeline.viewer.lanes import one_line
 
 
 class Prompt(ModalScreen[str | None]):
@@ -21,7 +22,7 @@ class Prompt(ModalScreen[str | None]):
 
     DEFAULT_CSS = """
     Prompt { align: center bottom; background: $background 40%; }
-    Prompt > Vertical { height: auto; max-height: 90%; background: $panel; padding: 0 1; }
+    Prompt > Vertical { height: auto; max-height: 100%; background: $panel; padding: 0 1; }
     Prompt Static { height: auto; }
     Prompt #wrong { color: $error; }
     """
@@ -31,15 +32,17 @@ class Prompt(ModalScreen[str | None]):
         self, title: str, value: str = "", hints: Sequence[str] = (), check: Callable[[str], object] = str
     ) -> None:
         super().__init__()
-        self._title, self._value, self._hints, self._check = title, value, hints, check
+        # What is shown may come from a file of marks, and is obeyed by no terminal.
+        self._value = value if value.isprintable() else one_line(value, len(value))
+        self._title, self._hints, self._check = title, hints, check
 
     def compose(self) -> ComposeResult:
-        """Title, hints, the line."""
+        """Title, the line, what is wrong with it, hints: in small terminals the last of these are out of sight."""
         with Vertical():
-            yield Static(Text(self._title, "bold"))
-            yield Static(Text("\n".join(self._hints), "dim"))
+            yield Static(Text(self._title, "bold").append("  Enter, or Esc to leave", "not bold dim"))
             yield Input(self._value, id="typed")
             yield Static("", id="wrong", markup=False)
+            yield Static(Text("\n".join(self._hints), "dim"))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter gives the line, if it can be used."""
@@ -47,7 +50,7 @@ class Prompt(ModalScreen[str | None]):
         try:
             self._check(event.value)
         except InputError as error:
-            self.query_one("#wrong", Static).update(Text(f"✗ {error}"))
+            self.query_one("#wrong", Static).update(Text(f"✗ {one_line(str(error), 500)}"))
         else:
             self.dismiss(event.value)
 
@@ -57,7 +60,7 @@ class Help(ModalScreen[None]):
 
     DEFAULT_CSS = """
     Help { align: center middle; background: $background 40%; }
-    Help > VerticalScroll { width: 78; height: auto; max-height: 95%; background: $panel; padding: 0 1; }
+    Help > VerticalScroll { width: 78; max-width: 100%; height: auto; max-height: 95%; background: $panel; padding: 0 1; }
     Help Static { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "leave")]

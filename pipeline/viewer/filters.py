@@ -28,7 +28,7 @@ SYNTAX: tuple[tuple[str, str], ...] = (
     ("leak:yes", "an event leaks, or may: the verdict is leak or weak"),
     ("overlap:yes", "an output speaks while another stream does"),
     ("mark:X", "good, bad, any, or none"),
-    ("reason:X", "rejects: stage or reason has X in its name"),
+    ("reason:X", 'rejects: X is their stage, reason, or "stage: reason"'),
     ('words "a phrase"', "each stands in what one part says, in any case of letters"),
 )
 
@@ -45,8 +45,8 @@ class Filter:
     """What a record must have to be shown; empty: no matter. ``text``: words and quoted phrases, all of which must occur.
 
     Names match where they contain the value, in any case of letters; ``role`` and ``split`` are whole.
-    ``leaks`` and ``overlap`` are None where it does not matter. ``mark`` is ``good``, ``bad``,
-    ``any`` or ``none``. ``reason`` is for rejects only.
+    ``leaks`` and ``overlap`` are None where it does not matter. ``mark`` is ``good``, ``bad``, ``any`` or ``none``.
+    ``reason`` is for rejects only: the whole of their stage, their code, or ``stage: code``, in any case of letters.
     """
 
     text: str = ""
@@ -174,13 +174,18 @@ def rejects_match(filter_: Filter, batch: pa.RecordBatch) -> BoolArray:
     if filter_.corpus:
         found &= _contains(batch.column("corpus"), filter_.corpus)
     if filter_.reason:
-        whole = pc.binary_join_element_wise(batch.column("stage"), batch.column("code"), ": ")
-        found &= _contains(whole, filter_.reason)
+        named = (whole_reasons(batch), batch.column("stage"), batch.column("code"))
+        found &= np.any([_bools(pc.equal(pc.utf8_lower(n), filter_.reason.lower())) for n in named], axis=0)
     for term in filter_.terms:
         units = (value.decode(errors="replace") for value in batch.column("raw").to_pylist())
         raw = np.array([term.casefold() in unit.casefold() for unit in units], dtype=bool)
         found &= _contains(batch.column("message"), term) | _contains(batch.column("path"), term) | raw
     return found
+
+
+def whole_reasons(batch: pa.RecordBatch) -> pa.Array:
+    """``stage: code`` of every reject of a batch."""
+    return pc.binary_join_element_wise(batch.column("stage"), batch.column("code"), ": ")
 
 
 def _field(column: pa.Array, name: str) -> pa.Array:

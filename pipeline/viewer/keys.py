@@ -23,6 +23,8 @@ RECORDS: tuple[tuple[str, str, str, bool, str], ...] = (
     ("e", "leak", "leak", False, "next leak"),
     ("a", "edge('after')", "after", False, "select what the selected event waits for"),
     ("d", "edge('awaited_by')", "then", False, "select what waits for the selected event"),
+    ("J,shift+down", "details(1)", "more", False, "scroll what is told below the lanes"),
+    ("K,shift+up", "details(-1)", "back", False, "scroll it back"),
     ("i", "about", "about", False, "about the record, or about the event"),
     ("y", "copy", "copy", False, "copy the record as JSON (through the terminal, OSC 52)"),
     ("m", "mark('good')", "good", False, "mark good, with a note"),
@@ -54,7 +56,8 @@ MARKS: tuple[tuple[str, str], ...] = (
 )
 _PLAIN = {
     "slash": "/", "plus": "+", "equals_sign": "=", "minus": "-", "question_mark": "?", "f1": "F1", "escape": "Esc",
-    "pageup": "PgUp", "pagedown": "PgDn", "up": "↑", "down": "↓", "left": "←", "right": "→",
+    "pageup": "PgUp", "pagedown": "PgDn", "up": "↑", "down": "↓",
+    "shift+up": "Shift+↑", "shift+down": "Shift+↓", "left": "←", "right": "→",
 }  # fmt: skip
 
 

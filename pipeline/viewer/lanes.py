@@ -178,6 +178,9 @@ def view_of(record: Mapping[str, Any]) -> View:
         Lane(index, one_line(s["name"], 40), one_line(s["role"], 40), s["direction"])
         for index, s in enumerate(record["streams"])
     )
+    for lane in lanes:
+        if lane.direction not in ("input", "output"):
+            raise InputError(f"record {record['id']}: stream {lane.name} is neither input nor output")
     events: Sequence[Mapping[str, Any]] = record["events"]
     for index, event in enumerate(events):
         if not 0 <= event["stream"] < len(lanes) or any(not 0 <= a < len(events) for a in event["after"]):
@@ -192,7 +195,7 @@ def view_of(record: Mapping[str, Any]) -> View:
     leaks = _leaks(record)
     entries = tuple(
         Entry(
-            index, e["stream"], e["start"], e["end"], e["kind"], shown(e["text"]), e["final"],
+            index, e["stream"], e["start"], e["end"], one_line(e["kind"], 40), shown(e["text"]), e["final"],
             bool(e.get("interrupted")), overlaps[index],
             lanes[e["stream"]].direction == "output" and e.get("weight", 1.0) > 0,
             tuple(e["after"]), tuple(awaited[index]), leaks.get(index), e.get("message"), e.get("part"), e.get("call"),
@@ -202,7 +205,13 @@ def view_of(record: Mapping[str, Any]) -> View:
     )  # fmt: skip
     cells = sum(e["end"] - e["start"] for e in events)
     return View(
-        record["id"], lanes, entries, record["rows"], cells, record["clock"]["ms_per_row"], tuple(_about(record))
+        one_line(record["id"]),
+        lanes,
+        entries,
+        record["rows"],
+        cells,
+        record["clock"]["ms_per_row"],
+        tuple(_about(record)),
     )
 
 

@@ -6,15 +6,19 @@ line of an id counts. The file lies outside the folders that stages write, so a 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pipeline import storage
 from pipeline.errors import InputError
-from pipeline.folders import INPUT_ONLY, STAGES
+from pipeline.folders import STAGES
+from pipeline.viewer.remote import SPLITS
 
 MARKS = "marks.jsonl"
 
@@ -30,20 +34,33 @@ class Mark:
 
 
 def marks_file(path: Path) -> Path:
-    """Where the marks of a build, a data set, a stage's folder or a shard are: one file, whichever of them is named."""
-    folder = path.parent if path.suffix == ".parquet" else path
-    if folder.name in ("train", "test", INPUT_ONLY):
+    """Where the marks of a build, a data set, a stage's folder or a shard are: one file, whichever of them is named.
+
+    It is in the folder of the build, where ``build`` looks for it, however the path is written. Absolute.
+    """
+    folder = Path(os.path.abspath(path))  # of "." and "..", too; links stay as they are named
+    if folder.suffix == ".parquet":
         folder = folder.parent
-    if folder.name in STAGES and folder.parent.name:
+    if folder.name in SPLITS and not _is_build(folder):
+        folder = folder.parent
+    if folder.name in STAGES and not _is_build(folder):
         folder = folder.parent
     return folder / MARKS
+
+
+def _is_build(folder: Path) -> bool:
+    """Whether a folder has those of stages in it, whatever it is called."""
+    return any((folder / stage).is_dir() for stage in STAGES)
 
 
 def read_marks(path: Path) -> dict[str, Mark]:
     """The marks of a file by record id; none where there is no file. Raises InputError, which names the line."""
     storage.pull(path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        content = path.read_bytes()
+        before, end, last = content.rpartition(b"\n")
+        # A last line that is no mark yet is being written, or its writer was cut off.
+        lines = (content if _is_whole(last) else before + end).decode().split("\n")
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -63,18 +80,46 @@ def read_marks(path: Path) -> dict[str, Mark]:
 
 
 def add_mark(path: Path, id_: str, mark: Judgement | None, note: str = "") -> None:
-    """Appends a mark, or takes one back. Raises OSError where the file cannot be written, PipelineError of a store."""
-    storage.pull(path)
-    line = json.dumps({"id": id_, "mark": mark, "note": note}, ensure_ascii=False) + "\n"
-    with path.open("ab+") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            line = line if file.read(1) == b"\n" else "\n" + line
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    storage.send([path])
+    """Appends a mark, or takes one back. Raises OSError where the file cannot be written, PipelineError of a store.
+
+    Processes of one machine wait for each other; in a store, the last one of several machines at the same moment wins. A last
+    line that was never written to its end is cut away.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps({"id": id_, "mark": mark, "note": note}, ensure_ascii=False) + "\n").encode()
+    with _alone(path):
+        storage.pull(path)
+        with path.open("ab+") as file:
+            file.seek(0)
+            before, end, last = file.read().rpartition(b"\n")
+            if not _is_whole(last):
+                file.truncate(len(before + end))
+            elif last:
+                line = b"\n" + line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        storage.send([path])
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits until no other process of this machine writes to a file of marks."""
+    # What is kept in a store is replaced here by what is there: another file is locked.
+    lock = path if storage.url_of(path) is None else path.with_name(f".{path.name}.lock")
+    with lock.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_whole(last: bytes) -> bool:
+    """Whether what stands behind the last line break is a line all the same, or nothing."""
+    if not last.strip():
+        return True
+    try:
+        return isinstance(json.loads(last), dict)
+    except ValueError:
+        return False
 
 
 def _parsed(line: str, where: str) -> tuple[str, Judgement | None, str]:

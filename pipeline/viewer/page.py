@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ from pipeline.viewer.turns import in_turns
 Facet = tuple[str, str, list[tuple[int, str]]]
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+#: Stands in the head of every page: only files that have it are written over.
+_OURS = b'<meta name="generator" content="multistream view">'
 
 #: Rows per second that the page can play.
 SPEEDS = (2, 5, 10, 20, 50, 100, 200, 500)
@@ -79,9 +83,33 @@ def write_page(
 
     ``numbers``: what each record is called, once each; without it they are numbered from 0. The same input makes the same
     bytes. A page of a few hundred records is what browsers take at once. Raises InputError where there are no records, or
-    one whose events point to nothing.
+    one whose events point to nothing, and what ``check_place`` raises.
     """
-    publish_text(out, render_page(records, title, numbers))
+    check_place(out)
+    html = render_page(records, title, numbers)
+    try:
+        publish_text(out, html)
+    except OSError as error:
+        raise InputError(f"{one_line(str(out))} cannot be written: {error.strerror or error}") from error
+
+
+def check_place(out: Path) -> None:
+    """Raises InputError where a page must not be written: on a folder, a device, or a file that is no page of ours."""
+    name = one_line(str(out))
+    try:
+        mode = out.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{name} is a folder; name a file in it")
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{name} is no file; name one")
+        with out.open("rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{name} cannot be written: {error.strerror or error}") from error
+    if head and _OURS not in head:
+        raise InputError(f"{name} is there and is no page of this command; remove it, or name another file")
 
 
 def render_page(records: Sequence[Mapping[str, Any]], title: str, numbers: Sequence[int] | None = None) -> str:
@@ -212,14 +240,23 @@ def _opening(view: View) -> str:
     """What the record is called in a list: the first words of the user, else of anybody."""
     said = [entry for entry in view.entries if entry.text.strip() and entry.kind == "message"]
     first = next((entry for entry in said if view.lanes[entry.lane].role == "user"), said[0] if said else None)
-    return one_line(" ".join(first.text[:200].split()), 60) if first else "no words"
+    return _whole(" ".join(first.text[:200].split()), 60) if first else "no words"
+
+
+def _whole(text: str, most: int) -> str:
+    """Harmless text on one line, cut after ``most`` characters at most, but not inside what is drawn as one."""
+    import regex
+
+    ends = [found.end() for found in regex.finditer(r"\X", text)]
+    end = max((e for e in ends if e <= most), default=most)
+    return one_line(text[:end]) + ("…" if end < len(text) else "")
 
 
 def _starts_under_turns(record: Mapping[str, Any]) -> list[int] | None:
     """The start row of every event if each part came after the one before it; None where the record is too broken for that."""
     try:
         laid = in_turns(record)
-    except InputError:
+    except (InputError, RecursionError):  # JSON in it that is deeper than its reader goes
         return None
     at = {_part_of(event): event["start"] for event in laid["events"]}
     starts = []

@@ -110,7 +110,7 @@ def _facts(view: View, entry: Entry, lane: Lane) -> Iterator[tuple[str, str]]:
     yield "rows", f"{entry.start}–{entry.end}: {count(entry.tokens, 'row')}"
     if view.ms_per_row is not None:
         yield "time", f"{entry.start * view.ms_per_row:,.0f} to {entry.end * view.ms_per_row:,.0f} ms"
-    yield "kind", KIND_NAMES.get(entry.kind, entry.kind)
+    yield "kind", KIND_NAMES.get(entry.kind) or one_line(entry.kind)
     if entry.message is not None:
         yield "from", f"message {entry.message}" + ("" if entry.part is None else f", part {entry.part}")
     if entry.call is not None:
@@ -119,7 +119,7 @@ def _facts(view: View, entry: Entry, lane: Lane) -> Iterator[tuple[str, str]]:
     yield "weight", f"{entry.weight:g}" + ("" if entry.trained else ", no target")
     if entry.time_ms is not None:
         yield "spoken at", _clock_time(entry.time_ms)
-    yield "lexical", entry.lexical or "nothing to check"
+    yield "lexical", one_line(entry.lexical or "nothing to check")
     if entry.gain is not None:
         yield "gain", f"{entry.gain:.4g} nats per token"
     if entry.judged is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,29 +13,26 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
-from textual.screen import Screen
 from textual.widgets import Footer, Static
-from textual.worker import get_current_worker
 
 from pipeline.errors import InputError, PipelineError
 from pipeline.viewer.compared import Compared
-from pipeline.viewer.cursor import Cursor
 from pipeline.viewer.details import entry_lines, record_lines, where_words
 from pipeline.viewer.dialogs import Help, Prompt
 from pipeline.viewer.filters import SYNTAX, Filter, parse_filter
 from pipeline.viewer.keys import help_sections, record_bindings
 from pipeline.viewer.lane_view import LaneView
 from pipeline.viewer.lanes import View, one_line, view_of
-from pipeline.viewer.marks import Judgement, Mark, add_mark
+from pipeline.viewer.marking import Marking
 from pipeline.viewer.playing import Player
 from pipeline.viewer.rejects import Rejects
 from pipeline.viewer.rejects_screen import RejectsScreen
 from pipeline.viewer.samples import Samples
-from pipeline.viewer.searching import look
 from pipeline.viewer.tokens import record_tokens
 from pipeline.viewer.turns import in_turns
 
 _FRAME_SECONDS = 1 / 20
+_NO_REJECTS = "there are no rejects here: rejects-*.parquet lie in a build, or in the folder of a stage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +55,21 @@ class Shown:
     view: View
 
 
-class RecordScreen(Screen[None]):
+class RecordScreen(Marking):
     """Looks at the records of ``samples``, one at a time."""
 
     DEFAULT_CSS = """
     RecordScreen #where { height: 1; background: $panel; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
-    RecordScreen #details { height: 7; border-top: solid $foreground 40%; }
+    RecordScreen #details { height: 7; max-height: 33%; border-top: solid $foreground 40%; }
     RecordScreen #told { height: auto; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = record_bindings()
 
     def __init__(self, samples: Samples, rejects: Rejects, start: Start) -> None:
-        super().__init__()
-        self.samples, self.rejects, self.start = samples, rejects, start
-        self.cursor = Cursor(len(samples), start.at)
+        super().__init__(samples, start.at)
+        self.rejects, self.start = rejects, start
         self.player = Player()
         self.record: Shown | None = None
-        self.marks: dict[str, Mark] = {}
         self._with_tokens = self._about = False
         self._with_turns = start.turns
 
@@ -88,13 +84,15 @@ class RecordScreen(Screen[None]):
     def on_mount(self) -> None:
         """The first record, or the first that is found."""
         self.set_interval(_FRAME_SECONDS, self._frame)
-        self.run_worker(self._load_marks, thread=True, group="marks")
+        self.run_worker(self.load_marks, thread=True, group="marks")
         if len(self.samples):
-            self._go(self.cursor.at)
-        if self.start.filter:
-            self._search(self.start.filter)
+            self.go(self.cursor.at)
+        elif not len(self.rejects):
+            self.query_one("#where", Static).update(Text("no records here, and no rejects · q leaves"))
         if self.start.rejects or not len(self.samples):
-            self.action_rejects()
+            self._show_rejects(self.start.filter)
+        elif self.start.filter:
+            self._search(self.start.filter)
 
     @property
     def lanes(self) -> Compared:
@@ -103,7 +101,8 @@ class RecordScreen(Screen[None]):
 
     # From record to record
 
-    def _go(self, number: int) -> None:
+    def go(self, number: int) -> None:
+        """Shows a record; one that is still being read is given up."""
         self.cursor.at = number
         self.run_worker(self._open(number), exclusive=True, group="open")
 
@@ -131,17 +130,17 @@ class RecordScreen(Screen[None]):
                 tokens = await asyncio.to_thread(record_tokens, self.samples, shown.number, self.start.tokenizer)
             except PipelineError as error:
                 self._with_tokens = False
-                self._say(str(error), "warning")
+                self.say(str(error), "warning")
         if self._with_turns:
             try:
                 turned = view_of(await asyncio.to_thread(in_turns, shown.record))
             except PipelineError as error:
                 self._with_turns = False
-                self._say(str(error), "warning")
+                self.say(str(error), "warning")
         self.player.stop()
         self.record = shown
         self.lanes.show(shown.view, turned, tokens, self.cursor.filter.terms, selected)
-        self._tell()
+        self.tell()
 
     def _draw_again(self) -> None:
         if self.record is not None:
@@ -158,11 +157,14 @@ class RecordScreen(Screen[None]):
         """The next or the previous record."""
         number = self.cursor.next(by)
         if number is not None:
-            self._go(number)
+            self.go(number)
             return
         found = " that is found" if self.cursor.filter else ""
         searching = ", still searching" if self.cursor.is_searching and by > 0 else ""
-        self._say(f"this is the {'last' if by > 0 else 'first'}{found}{searching}")
+        if self.cursor.filter and not self.cursor.hits:
+            self.say(f"nothing is found{searching or ''}: Esc shows all records again")
+        elif len(self.samples):
+            self.say(f"this is the {'last' if by > 0 else 'first'}{found}{searching}")
 
     def action_jump(self) -> None:
         """Asks for a record."""
@@ -174,9 +176,9 @@ class RecordScreen(Screen[None]):
             try:
                 number = self.samples.number((wanted or "").strip().replace(",", ""))
             except PipelineError as error:
-                self.app.call_from_thread(self._say, str(error), "error")
+                self.from_thread(self.say, str(error), "error")
             else:
-                self.app.call_from_thread(self._go, number)
+                self.from_thread(self.go, number)
 
         if wanted and wanted.strip():
             self.run_worker(find, thread=True, exclusive=True, group="jump")
@@ -184,39 +186,31 @@ class RecordScreen(Screen[None]):
     def action_search(self) -> None:
         """Asks for a filter."""
         width = max(len(name) for name, _ in SYNTAX)
-        hints = [f"{name:<{width}}  {what}" for name, what in SYNTAX if not name.startswith("reason")]
-        prompt = Prompt("Search and filter; nothing: all records", self.cursor.line, hints, parse_filter)
+        hints = [f"{name:<{width}}  {what}" for name, what in SYNTAX]
+        prompt = Prompt("Search and filter; nothing: all records.", self.cursor.line, hints, self._filter)
         self.app.push_screen(prompt, lambda line: None if line is None else self._search(line.strip()))
 
     def _search(self, line: str) -> None:
-        filter_ = parse_filter(line)
-        self.workers.cancel_group(self, "search")
-        self.cursor.search(filter_, line)
-        self.lanes.find(filter_.terms)
-        self._tell()
-        if filter_:
-            self.run_worker(lambda: self._look(filter_), thread=True, exclusive=True, group="search")
-
-    def _look(self, filter_: Filter) -> None:
-        worker = get_current_worker()
-        try:
-            look(
-                lambda progress: self.samples.matching(filter_, progress),
-                lambda: worker.is_cancelled,
-                lambda *found: self.app.call_from_thread(self._found, filter_, *found),
-            )
-        except PipelineError as error:
-            self.app.call_from_thread(self._found, filter_, [], len(self.samples), True)
-            self.app.call_from_thread(self._say, str(error), "error")
-
-    def _found(self, filter_: Filter, hits: list[int], looked_at: int, is_done: bool) -> None:
-        if filter_ is not self.cursor.filter:
+        filter_ = self._filter(line)
+        if filter_.reason:
+            self._show_rejects(line)
             return
-        if self.cursor.found(hits, looked_at, is_done):
-            self._go(hits[0])
-        elif is_done and not self.cursor.hits:
-            self._say(f"nothing is found for: {self.cursor.line}", "warning")
-        self._tell()
+        self.begin_search(filter_, line)
+        self.lanes.find(filter_.terms)
+        self.tell()
+
+    def _filter(self, line: str) -> Filter:
+        """What is typed, as a filter of records, or of rejects where it names a reason. Raises InputError."""
+        filter_ = parse_filter(line)
+        if filter_.reason:
+            Rejects.check(filter_)
+            if not len(self.rejects):
+                raise InputError(_NO_REJECTS)
+        return filter_
+
+    def matching(self, filter_: Filter, progress: Callable[[int], None]) -> Iterator[int]:
+        """The records that a filter finds."""
+        return self.samples.matching(filter_, progress)
 
     def action_all(self) -> None:
         """Ends playing, or else the search."""
@@ -225,13 +219,13 @@ class RecordScreen(Screen[None]):
             self.lanes.play_to(None)
         elif self.cursor.filter:
             self._search("")
-        self._tell()
+        self.tell()
 
     # Within a record
 
     def on_lane_view_selected(self, event: LaneView.Selected) -> None:
         """Tells of what is selected."""
-        self._tell()
+        self.tell()
 
     def action_row(self) -> None:
         """Asks for a row of this record."""
@@ -251,7 +245,7 @@ class RecordScreen(Screen[None]):
         if others:
             self.lanes.main.select(others[-1] if name == "after" else others[0])
         else:
-            self._say("it waits for no other event" if name == "after" else "no other event waits for it")
+            self.say("it waits for no other event" if name == "after" else "no other event waits for it")
 
     def action_leak(self) -> None:
         """Selects the next leak."""
@@ -259,7 +253,7 @@ class RecordScreen(Screen[None]):
         if leaks:
             self.lanes.main.select(next((index for index in leaks if index > self.lanes.main.selected), leaks[0]))
         else:
-            self._say("this record has no leak; search for leak:yes")
+            self.say("this record has no leak; search for leak:yes")
 
     def action_tokens(self) -> None:
         """Tokens, or text."""
@@ -271,21 +265,25 @@ class RecordScreen(Screen[None]):
         self._with_turns = not self._with_turns
         self._draw_again()
 
+    def action_details(self, by: int) -> None:
+        """Scrolls what is told below the lanes."""
+        self.query_one("#details", VerticalScroll).scroll_relative(y=by, animate=False)
+
     def action_about(self) -> None:
         """What the record is, or the event."""
         self._about = not self._about
-        self._tell()
+        self.tell()
 
     def action_play(self) -> None:
         """Plays on, or pauses."""
         if self.record is not None:
             self.player.toggle(time.monotonic(), self.record.view.ms_per_row)
-            self._tell()
+            self.tell()
 
     def action_speed(self, by: int) -> None:
         """Faster or slower."""
         self.player.faster(by, time.monotonic())
-        self._tell()
+        self.tell()
 
     def _frame(self) -> None:
         if not self.player.is_running or self.record is None:
@@ -295,7 +293,7 @@ class RecordScreen(Screen[None]):
         if self.player.at is not None and self.player.at >= max(self.record.view.rows, turned.rows if turned else 0):
             self.player.stop()
         self.lanes.play_to(self.player.at)
-        self._tell()
+        self.tell()
 
     # What stays of it
 
@@ -304,66 +302,30 @@ class RecordScreen(Screen[None]):
         if self.record is not None:
             value = json.dumps(self.record.record, ensure_ascii=False)
             self.app.copy_to_clipboard(value)
-            self._say(f"record {self.record.number:,} is copied: {len(value):,} characters of JSON")
+            self.say(f"record {self.record.number:,} is copied: {len(value):,} characters of JSON")
 
-    def action_mark(self, mark: Judgement) -> None:
-        """Asks for a note, and marks."""
-        if (shown := self.record) is None:
-            return
-        id_ = shown.record["id"]
-        known = self.marks.get(id_)
-        prompt = Prompt(f"Mark record {shown.number:,} {mark}: a note, or nothing", known.note if known else "")
-        keep = self._keep_mark
-        self.app.push_screen(prompt, lambda note: None if note is None else keep(id_, mark, note.strip()))
-
-    def action_unmark(self) -> None:
-        """Takes the mark back."""
-        if self.record is not None and self.record.record["id"] in self.marks:
-            self._keep_mark(self.record.record["id"], None, "")
-
-    def _keep_mark(self, id_: str, mark: Judgement | None, note: str) -> None:
-        def keep() -> None:
-            path = self.samples.marks_path
-            try:
-                add_mark(path, id_, mark, note)
-                marks = self.samples.marks()
-            except OSError as error:
-                said = f"the mark is not kept in {path}: {error.strerror or error}"
-                self.app.call_from_thread(self._say, said, "error")
-            except PipelineError as error:
-                self.app.call_from_thread(self._say, str(error), "error")
-            else:
-                self.app.call_from_thread(self._marked, marks)
-
-        self.run_worker(keep, thread=True, group="mark")
-
-    def _load_marks(self) -> None:
-        try:
-            self.app.call_from_thread(self._marked, self.samples.marks())
-        except PipelineError as error:
-            self.app.call_from_thread(self._say, str(error), "error")
-
-    def _marked(self, marks: dict[str, Mark]) -> None:
-        self.marks = marks
-        self._tell()
+    @property
+    def marked_id(self) -> str | None:
+        """The id of the record that is shown."""
+        return self.record.record["id"] if self.record is not None else None
 
     # Elsewhere
 
     def action_rejects(self) -> None:
         """The rejects."""
+        self._show_rejects("")
+
+    def _show_rejects(self, line: str) -> None:
         if len(self.rejects):
-            self.app.push_screen(RejectsScreen(self.rejects, leaves=len(self.samples) > 0))
+            self.app.push_screen(RejectsScreen(self.rejects, leaves=len(self.samples) > 0, line=line))
         else:
-            self._say("there are no rejects here: rejects-*.parquet lie in a build, or in the folder of a stage")
+            self.say(_NO_REJECTS)
 
     def action_help(self) -> None:
         """Keys and marks."""
         self.app.push_screen(Help(help_sections()))
 
-    def _say(self, message: str, severity: Literal["information", "warning", "error"] = "information") -> None:
-        self.notify(one_line(message, 500), severity=severity, markup=False, timeout=4)
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """The first line, and what is selected."""
         if self.record is None:
             return

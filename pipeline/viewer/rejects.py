@@ -14,8 +14,9 @@ from pipeline.errors import InputError
 from pipeline.folders import DATASET
 from pipeline.storage import shown
 from pipeline.tables import REJECTS
-from pipeline.viewer.filters import Filter, reject_columns, rejects_match
+from pipeline.viewer.filters import Filter, reject_columns, rejects_match, whole_reasons
 from pipeline.viewer.rows import Rows
+from pipeline.viewer.shards import reading
 
 
 class Rejects:
@@ -34,7 +35,8 @@ class Rejects:
 
     def reject(self, index: int) -> dict[str, Any]:
         """A reject as JSON values (``schemas/rejection.schema.json``: ``raw`` is Base64). Raises IndexError, InputError."""
-        row: dict[str, Any] = self.rows.row(index).to_pylist()[0]
+        with reading(self.where(index)[0]):
+            row: dict[str, Any] = self.rows.row(index).to_pylist()[0]
         return {**row, "raw": base64.b64encode(row["raw"]).decode()}
 
     def text(self, index: int) -> str:
@@ -48,8 +50,10 @@ class Rejects:
         Raises InputError, also for what a filter asks that rejects do not have.
         """
         self.check(filter_)
-        for first, _, batch in self.rows.batches(reject_columns(filter_)):
-            for row in np.flatnonzero(rejects_match(filter_, batch)).tolist():
+        for first, shard, batch in self.rows.batches(reject_columns(filter_)):
+            with reading(shard):
+                found = rejects_match(filter_, batch)
+            for row in np.flatnonzero(found).tolist():
                 yield first + row
             if progress is not None:
                 progress(first + batch.num_rows)
@@ -63,9 +67,9 @@ class Rejects:
     def reasons(self) -> Counter[str]:
         """How many rejects there are by ``stage: code``; only these columns are read."""
         counts: Counter[str] = Counter()
-        for _, _, batch in self.rows.batches(["stage", "code"], 1 << 16):
-            pairs = zip(batch.column("stage").to_pylist(), batch.column("code").to_pylist(), strict=True)
-            counts.update(f"{stage}: {code}" for stage, code in pairs)
+        for _, shard, batch in self.rows.batches(["stage", "code"], 1 << 16):
+            with reading(shard):
+                counts.update(whole_reasons(batch).to_pylist())
         return counts
 
 

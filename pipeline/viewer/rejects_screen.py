@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
-from textual.screen import Screen
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
-from textual.worker import get_current_worker
 
 from pipeline.errors import PipelineError
-from pipeline.viewer.cursor import Cursor
+from pipeline.viewer.browsing import Browsing
 from pipeline.viewer.dialogs import Help, Prompt
 from pipeline.viewer.filters import SYNTAX, Filter, parse_filter
 from pipeline.viewer.lanes import one_line
 from pipeline.viewer.lanes import shown as harmless
 from pipeline.viewer.rejects import Rejects
-from pipeline.viewer.searching import look
 
 #: Terminals at least this wide have the reasons beside the reject, others above it.
 _BESIDE = 100
 
 
-class RejectsScreen(Screen[None]):
-    """What could not be used. ``leaves``: whether there are records to go back to."""
+class RejectsScreen(Browsing):
+    """What could not be used. ``leaves``: whether there are records to go back to. ``line``: what is searched for at first."""
 
     DEFAULT_CSS = """
     RejectsScreen #where { height: 1; background: $panel; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     RejectsScreen #both { height: 1fr; layout: vertical; }
     RejectsScreen #both.beside { layout: horizontal; }
-    RejectsScreen #reasons { height: auto; max-height: 7; border: none; }
+    RejectsScreen #reasons { height: auto; max-height: 33%; border: none; }
     RejectsScreen #both.beside #reasons { width: 38; height: 1fr; max-height: 100%; }
     RejectsScreen #unit { width: 1fr; height: 1fr; padding: 0 1; border-top: solid $foreground 40%; }
     RejectsScreen #both.beside #unit { border-top: none; border-left: solid $foreground 40%; }
@@ -52,10 +50,10 @@ class RejectsScreen(Screen[None]):
         Binding("q", "app.quit", "quit"),
     ]
 
-    def __init__(self, rejects: Rejects, leaves: bool = True) -> None:
-        super().__init__()
-        self.rejects, self._leaves = rejects, leaves
-        self.cursor = Cursor(len(rejects))
+    def __init__(self, rejects: Rejects, leaves: bool = True, line: str = "") -> None:
+        super().__init__(len(rejects))
+        self.rejects, self._leaves, self._line = rejects, leaves, line
+        self.reject: dict[str, Any] | None = None
         self._reasons: list[str] = []
 
     def compose(self) -> ComposeResult:
@@ -70,8 +68,10 @@ class RejectsScreen(Screen[None]):
     def on_mount(self) -> None:
         """The first reject; the reasons are counted meanwhile."""
         self.run_worker(self._count, thread=True, group="reasons")
-        self._show()
         self.query_one("#reasons").focus()
+        self.go(0)
+        if self._line:
+            self._search(self._line)
 
     def on_resize(self) -> None:
         """Reasons stand beside the reject where there is room."""
@@ -79,11 +79,9 @@ class RejectsScreen(Screen[None]):
 
     def _count(self) -> None:
         try:
-            counts = self.rejects.reasons()
+            self.from_thread(self._counted, self.rejects.reasons())
         except PipelineError as error:
-            self.app.call_from_thread(self._say, str(error), "error")
-        else:
-            self.app.call_from_thread(self._counted, counts)
+            self.from_thread(self.say, str(error), "error")
 
     def _counted(self, counts: Counter[str]) -> None:
         found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -98,58 +96,39 @@ class RejectsScreen(Screen[None]):
         """Enter on a reason shows its rejects."""
         event.stop()
         reason = self._reasons[event.option_index]
-        self._search(f'reason:"{reason}"' if reason else "")
+        self.begin_search(Filter(reason=reason), f'reason:"{reason}"' if reason else "")
+        self.tell()
 
     def action_reject(self, by: int) -> None:
         """The next or the previous reject."""
         number = self.cursor.next(by)
         if number is None:
-            self._say("this is the last" if by > 0 else "this is the first")
+            self.say("this is the last" if by > 0 else "this is the first")
             return
-        self.cursor.at = number
-        self._show()
+        self.go(number)
 
     def action_search(self) -> None:
         """Asks for a filter."""
         hints = [f"{name:<18} {what}" for name, what in SYNTAX if name.startswith(("reason", "corpus", "words"))]
         self.app.push_screen(
-            Prompt("Search rejects; nothing: all", self.cursor.line, hints, _rejects_filter),
+            Prompt("Search rejects; nothing: all.", self.cursor.line, hints, _rejects_filter),
             lambda line: None if line is None else self._search(line.strip()),
         )
 
     def _search(self, line: str) -> None:
-        filter_ = _rejects_filter(line)
-        self.cursor.search(filter_, line)
-        if filter_:
-            self.run_worker(lambda: self._look(filter_), thread=True, exclusive=True, group="search")
-        self._show()
+        self.begin_search(_rejects_filter(line), line)
+        self.tell()
 
-    def _look(self, filter_: Filter) -> None:
-        worker = get_current_worker()
-        try:
-            look(
-                lambda progress: self.rejects.matching(filter_, progress),
-                lambda: worker.is_cancelled,
-                lambda *found: self.app.call_from_thread(self._found, filter_, *found),
-            )
-        except PipelineError as error:
-            self.app.call_from_thread(self._found, filter_, [], len(self.rejects), True)
-            self.app.call_from_thread(self._say, str(error), "error")
-
-    def _found(self, filter_: Filter, hits: list[int], looked_at: int, is_done: bool) -> None:
-        if filter_ is not self.cursor.filter:
-            return
-        if self.cursor.found(hits, looked_at, is_done):
-            self.cursor.at = hits[0]
-        elif is_done and not self.cursor.hits:
-            self._say("nothing is found", "warning")
-        self._show()
+    def matching(self, filter_: Filter, progress: Callable[[int], None]) -> Iterator[int]:
+        """The rejects that a filter finds."""
+        return self.rejects.matching(filter_, progress)
 
     def action_copy(self) -> None:
         """The reject as JSON, to the clipboard of the terminal."""
-        value = json.dumps(self.rejects.reject(self.cursor.at), ensure_ascii=False)
-        self.app.copy_to_clipboard(value)
-        self._say(f"reject {self.cursor.at:,} is copied: {len(value):,} characters of JSON")
+        if self.reject is not None:
+            value = json.dumps(self.reject, ensure_ascii=False)
+            self.app.copy_to_clipboard(value)
+            self.say(f"reject {self.cursor.at:,} is copied: {len(value):,} characters of JSON")
 
     def action_help(self) -> None:
         """The keys."""
@@ -161,27 +140,31 @@ class RejectsScreen(Screen[None]):
         if self._leaves:
             self.dismiss()
         else:
-            self._say("there are no records here; q leaves")
+            self.say("there are no records here; q leaves")
 
-    def _show(self) -> None:
+    def go(self, number: int) -> None:
+        """Shows a reject."""
+        self.cursor.at = number
         try:
-            reject, raw = self.rejects.reject(self.cursor.at), self.rejects.text(self.cursor.at)
+            reject, raw = self.rejects.reject(number), self.rejects.text(number)
         except PipelineError as error:
-            self._say(str(error), "error")
-            return
-        where = self.cursor.told().replace("record", "reject", 1)
-        self.query_one("#where", Static).update(Text(where))
-        told = Text(one_line(f"{reject['stage']}: {reject['code']}", 200) + "\n", "bold")
-        told.append(one_line(reject["message"], 2000) + "\n", "not bold")
-        source = f"{reject['corpus']}/{reject['path']} #{reject['index']}"
-        licence = reject["license"] or "unknown"
-        told.append(one_line(f"{source} · licence {licence} · {reject['bytes']:,} bytes", 500) + "\n\n", "not bold dim")
-        told.append(harmless(raw), "not bold")
+            self.reject, told = None, Text(one_line(str(error), 500))
+        else:
+            self.reject = reject
+            told = Text(one_line(f"{reject['stage']}: {reject['code']}", 200) + "\n", "bold")
+            told.append(one_line(reject["message"], 2000) + "\n", "not bold")
+            source = f"{reject['corpus']}/{reject['path']} #{reject['index']}"
+            licence = reject["license"] or "unknown"
+            about = one_line(f"{source} · licence {licence} · {reject['bytes']:,} bytes", 500)
+            told.append(about + "\n\n", "not bold dim")
+            told.append(harmless(raw), "not bold")
         self.query_one("#raw", Static).update(told)
         self.query_one("#unit", VerticalScroll).scroll_home(animate=False)
+        self.tell()
 
-    def _say(self, message: str, severity: Literal["information", "warning", "error"] = "information") -> None:
-        self.notify(one_line(message, 500), severity=severity, markup=False, timeout=4)
+    def tell(self) -> None:
+        """The first line."""
+        self.query_one("#where", Static).update(Text(self.cursor.told().replace("record", "reject", 1)))
 
 
 def _rejects_filter(line: str) -> Filter:

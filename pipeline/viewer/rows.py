@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -16,6 +15,8 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
 from pipeline.storage import shown
+from pipeline.viewer.remote import is_stand_in
+from pipeline.viewer.shards import Stamp, check_unchanged, opened, reading, stamp_of
 
 #: A row group is read in slices of this many rows, from its start on: the first is there at once, and no group is too large.
 _SLICE = 256
@@ -27,11 +28,13 @@ class Rows:
     """The rows of shards, one after the other, numbered from 0. Nothing is read before it is asked for.
 
     ``paths`` are tables that have the columns ``needed`` (InputError when one is opened that has not). Any thread may ask.
+    A shard that is replaced meanwhile is not read: rows are those of one build (InputError).
     """
 
     def __init__(self, paths: Sequence[Path], needed: Collection[str]) -> None:
         self.paths = tuple(paths)
         self._needed = needed
+        self._stamps: dict[Path, Stamp | None] = {path: stamp_of(path) for path in self.paths}
         self._lock = Lock()
         self._ends: list[int] | None = None
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
@@ -59,10 +62,16 @@ class Rows:
         return self.paths[shard], row
 
     def row(self, index: int) -> pa.Table:
-        """One row, as a table. Raises IndexError; InputError where its shard is damaged."""
+        """One row, as a table. Raises IndexError; InputError where its shard is damaged or was replaced."""
         shard, row = self._place(index)
         with self._lock:
+            if not is_stand_in(self.paths[shard]):
+                self.check(shard)
             return self._row(shard, row)
+
+    def check(self, shard: int) -> None:
+        """Raises InputError where a shard is no longer what it was when it was first looked at."""
+        check_unchanged(self.paths[shard], self._stamps[self.paths[shard]])
 
     def _row(self, shard: int, row: int) -> pa.Table:
         footer = self._file(shard).metadata
@@ -78,11 +87,13 @@ class Rows:
     ) -> Iterator[tuple[int, Path, pa.RecordBatch]]:
         """All rows in order, in batches: number of the first, shard, rows. ``columns``: paths of the columns that are read."""
         first = 0
-        for path in self.paths:
-            with opened(path, self._needed) as file, _reading(path):
-                for batch in file.iter_batches(size, columns=_leaves(file, columns)):
-                    yield first, path, batch
-                    first += batch.num_rows
+        for shard, path in enumerate(self.paths):
+            with opened(path, self._needed) as file:
+                self.check(shard)  # of what is open: what comes in its place now is not read
+                with reading(path):
+                    for batch in file.iter_batches(size, columns=_leaves(file, columns)):
+                        yield first, path, batch
+                        first += batch.num_rows
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -92,10 +103,12 @@ class Rows:
 
     def _file(self, shard: int) -> pq.ParquetFile:
         if shard not in self._files:
-            self._files[shard] = opened(self.paths[shard], self._needed)
+            file = opened(self.paths[shard], self._needed)
+            self.check(shard)
+            self._files[shard] = file
             if len(self._files) > _OPEN_FILES:
                 closed, file = self._files.popitem(last=False)
-                file.close()
+                file.close(force=True)  # of a store, too
                 if self._slices is not None and self._slices[0][0] == closed:
                     self._slices = None
         self._files.move_to_end(shard)
@@ -109,9 +122,14 @@ class Rows:
                 self._slices = ((shard, group), 0, self._file(shard).iter_batches(_SLICE, row_groups=[group]))
             _, at, batches = self._slices
             self._slices = None  # what fails on the way is begun again
-            with _reading(self.paths[shard]):
+            with reading(self.paths[shard]):
                 for first in range(at, wanted + 1, _SLICE):
-                    self._keep((shard, group, first), pa.Table.from_batches([next(batches)]))
+                    batch = next(batches, None)
+                    if batch is None:
+                        raise InputError(
+                            f"{shown(self.paths[shard])} has fewer rows than its footer says: build it again"
+                        )
+                    self._keep((shard, group, first), pa.Table.from_batches([batch]))
             self._slices = ((shard, group), wanted + _SLICE, batches)
         self._tables.move_to_end(key)
         return self._tables[key]
@@ -120,33 +138,6 @@ class Rows:
         self._tables[key] = table
         while len(self._tables) > _KEPT_SLICES:
             self._tables.popitem(last=False)
-
-
-def opened(path: Path, needed: Collection[str]) -> pq.ParquetFile:
-    """A Parquet file with the columns that are needed. Raises InputError."""
-    try:
-        file = pq.ParquetFile(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{shown(path)} is not there") from error
-    except pa.ArrowInvalid as error:
-        raise _damaged(path, error) from error
-    if missing := sorted(set(needed) - set(file.schema_arrow.names)):
-        file.close()
-        raise InputError(f"{shown(path)} is no table of ours: it has no column {missing[0]!r}")
-    return file
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    said = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"{shown(path)} cannot be read: {said:.200}; if it is damaged, build it again")
 
 
 def _leaves(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str] | None:

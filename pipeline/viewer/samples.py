@@ -17,6 +17,7 @@ from pipeline.tables import RECORDS
 from pipeline.viewer.filters import Filter, columns_of, matches
 from pipeline.viewer.marks import Mark, marks_file, read_marks
 from pipeline.viewer.rows import Rows
+from pipeline.viewer.shards import reading
 
 #: Numbers are shorter than this, starts of ids are not.
 _NUMBER_DIGITS = 8
@@ -52,7 +53,9 @@ class Samples:
 
     def record(self, index: int) -> dict[str, Any]:
         """A record as JSON values (``schemas/stream_record.schema.json``). Raises IndexError, InputError."""
-        return next(to_json(self.rows.row(index)))
+        row = self.rows.row(index)
+        with reading(self.where(index)[0]):
+            return next(to_json(row))
 
     def find(self, id_prefix: str) -> int | None:
         """The number of the first record whose id starts so; only ids are read. Raises InputError."""
@@ -77,16 +80,26 @@ class Samples:
     def matching(self, filter_: Filter, progress: Callable[[int], None] | None = None) -> Iterator[int]:
         """The numbers of the records that a filter finds, in order, as they are found; only the columns needed are read.
 
-        ``progress`` is told after every batch how many records have been looked at. Raises InputError.
+        ``progress`` is told after every batch how many records have been looked at. Raises InputError, also for what a
+        filter asks that records do not have.
         """
+        self.check(filter_)
         marks: Mapping[str, str] = {}
         if filter_.mark:
             marks = {id_: mark.mark for id_, mark in self.marks().items()}
         for first, shard, batch in self.rows.batches(columns_of(filter_)):
-            for row in np.flatnonzero(matches(filter_, batch, shard, marks)).tolist():
+            with reading(shard):
+                found = matches(filter_, batch, shard, marks)
+            for row in np.flatnonzero(found).tolist():
                 yield first + row
             if progress is not None:
                 progress(first + batch.num_rows)
+
+    @staticmethod
+    def check(filter_: Filter) -> None:
+        """Raises InputError where a filter asks for what records do not have."""
+        if filter_.reason:
+            raise InputError("filter: records have no reason; it finds rejects")
 
 
 def open_samples(path: Path) -> Samples:

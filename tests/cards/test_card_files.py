@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,10 +110,18 @@ def test_a_card_is_renewed_when_a_picture_is_gone_and_loses_what_it_no_longer_sh
     (folder / "card" / "timeline.svg").unlink()
     renew_card(out, "Weather")
     assert bodies(folder) == before
-    (folder / "card" / "old.svg").write_text("<svg/>")
-    (folder / "README.md").write_text("# Another\n")
+    (folder / "card" / "report-loss.svg").write_text("<svg/>")
+    (folder / "card" / "latency.svg").unlink()
     renew_card(out, "Weather")
     assert bodies(folder) == before
+
+
+def test_pictures_of_others_stay_beside_a_card(tmp_path: Path) -> None:
+    out = build(tmp_path / "out", {"towns": "MIT"}, count=3)
+    write_card(out, "One")
+    (out / "dataset" / "card" / "mine.svg").write_text("<svg/>")
+    write_card(out, "Two")
+    assert (out / "dataset" / "card" / "mine.svg").read_text() == "<svg/>"
 
 
 def test_sources_have_digest_format_licence_and_counts(out: Path, card: DatasetCard) -> None:
@@ -263,3 +273,59 @@ def test_croissant_is_valid_and_reads_the_shards(out: Path, card: DatasetCard, c
     for file in json.loads((folder / "croissant.json").read_text())["distribution"]:
         if file["@type"] == "cr:FileObject" and file["@id"] != "repo":
             assert (folder / file["contentUrl"]).is_file()
+
+
+def renamed(out: Path, *tokenizers: str) -> Path:
+    """The build with its token shards under the names of other tokenizers."""
+    folder = out / "dataset"
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    others = [o for o in manifest.outputs if "/tokens-" not in o.path]
+    for output in manifest.outputs:
+        if "/tokens-" in output.path:
+            for tokenizer in tokenizers:
+                copy = folder / output.path.replace("tokens-smollm2-", f"tokens-{tokenizer}-")
+                shutil.copy(folder / output.path, copy)
+                others.append(output_of(copy, folder, output.rows))
+            (folder / output.path).unlink()
+    write_manifest(folder, dataclasses.replace(manifest, outputs=tuple(others)))
+    return out
+
+
+def named(tokenizer: str) -> str:
+    """The configuration of a tokenizer: without what `datasets` refuses in a name."""
+    return f"tokens-{tokenizer}".replace("|", "_")
+
+
+@pytest.mark.parametrize("names", [("my-tok",), ("my", "my-tok", "my-tok-2"), ("my [v2]", "a|`b` (é)")])
+def test_tokenizers_of_any_name_have_a_configuration_each(names: tuple[str, ...], tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    out = renamed(build(tmp_path / "out", {"towns": "MIT"}, count=4), *names)
+    text = write_card(out, "One").read_text()
+    data = DatasetCard(text).data.to_dict()
+    assert [c["config_name"] for c in data["configs"]] == ["records", *(named(name) for name in sorted(names))]
+    rows = sum(pq.read_metadata(p).num_rows for p in out.glob("dataset/*/records-*"))
+    for info in data["dataset_info"]:
+        assert sum(split["num_examples"] for split in info["splits"]) == rows
+    metadata = json.loads((out / "dataset" / "croissant.json").read_text())
+    patterns = {d["name"]: d["includes"].removeprefix("*/") for d in metadata["distribution"] if "includes" in d}
+    for config, pattern in patterns.items():
+        files = {p.name for p in (out / "dataset").glob(f"*/{pattern}")}
+        assert {name.rsplit("-", 3)[0].replace("|", "_") for name in files} == {config}
+    for lines in tables(text):
+        assert len({line.count("|") for line in lines}) == 1, lines
+    for name in names:
+        loaded = load_dataset(str(out / "dataset"), named(name), split="train", cache_dir=str(tmp_path / "cache"))
+        assert loaded.num_rows == sum(pq.read_metadata(p).num_rows for p in out.glob("dataset/train/records-*"))
+
+
+def test_nothing_is_said_of_rejects_where_no_stage_tells(tmp_path: Path) -> None:
+    out = build(tmp_path / "out", {"towns": "MIT"}, count=4, spoiled=False)
+    assert "Nothing: all that came in is here." in render_card(out, "One")
+    shutil.copytree(out / "dataset", tmp_path / "alone" / "dataset")
+    text = render_card(tmp_path / "alone", "One")
+    assert "Nothing: all" not in text
+    assert "rejected cannot be told" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| towns |")]
+    assert row.endswith("| – |")

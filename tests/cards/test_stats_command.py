@@ -12,8 +12,10 @@ from card_cases import HOSTILE, build
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PipelineError
 from pipeline.statistics.drawing import fitted, measured, ticks
+from pipeline.statistics.plots import write_plots
+from pipeline.stats import RecordStats
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,29 @@ def test_old_plots_without_figures_now_are_removed(out: Path, tmp_path: Path) ->
     alone = shutil.copytree(out / "dataset", tmp_path / "dataset")
     run(alone, "--plots", plots)
     assert {p.name for p in plots.iterdir()} == {"latency.svg", "lengths.svg", "saved.svg", "streams.svg", "mine.svg"}
+
+
+@pytest.mark.parametrize("name", ["streams.svg", "rejects.svg"])
+def test_a_file_that_is_no_plot_of_ours_is_neither_replaced_nor_removed(name: str, out: Path, tmp_path: Path) -> None:
+    """Of the second name there is no plot of a data set alone, so it would be removed."""
+    alone = shutil.copytree(out / "dataset", tmp_path / "dataset")
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    (plots / name).write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    with pytest.raises(PipelineError, match=rf"{name} is there"):
+        run(alone, "--plots", plots)
+    assert {p.name: p.read_text() for p in plots.iterdir()} == {name: "<svg xmlns='http://www.w3.org/2000/svg'/>"}
+    (plots / name).unlink()
+    assert run(out, "--plots", plots).exit_code == 0
+    assert run(alone, "--plots", plots).exit_code == 0
+
+
+def test_plots_do_not_go_into_a_file(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "plots").write_text("mine")
+    with pytest.raises(PipelineError, match="is a file"):
+        run(out, "--plots", tmp_path / "plots")
+    with pytest.raises(PipelineError, match="is a file"):
+        write_plots(tmp_path / "plots", RecordStats())
 
 
 def test_plots_are_well_formed_the_same_each_time_and_for_both_schemes(out: Path, tmp_path: Path) -> None:

@@ -205,3 +205,59 @@ def test_what_stands_beside_a_result_joins_it_and_results_without_a_call_are_cou
     ]
     assert books.lost["without_call"] == 2
     assert books.lost["joined_parts"] == 2
+
+
+@pytest.mark.parametrize(("weights", "lost"), [((1.0, 0.5), 1), ((0.5, 0.5), 1), ((1.0, 1.0), 0), ((0.0, 0.0), 0)])
+def test_weights_inside_a_message_that_a_chat_cannot_hold_are_counted(weights: tuple[float, float], lost: int) -> None:
+    first, second = weights
+    record = record_of(
+        [event("assistant", 1, "One.", [], weight=first), event("assistant", 1, " Two.", [], weight=second)]
+    )
+    books = Books()
+    (message,) = chat_of(record, books)["messages"]
+    assert message == {"role": "assistant", "content": "One. Two."} | ({"weight": 0} if first == 0 else {})
+    assert books.lost["weights"] == lost
+
+
+def test_a_text_that_is_trained_in_part_is_cut_where_its_weight_changes() -> None:
+    weights = (1.0, 0.0, 0.0, 1.0)
+    events = [event("assistant", 1, f"{i} ", [], weight=weight) for i, weight in enumerate(weights)]
+    books = Books()
+    assert chat_of(record_of(events), books)["messages"] == [
+        {"role": "assistant", "content": "0 "},
+        {"role": "assistant", "content": "1 2 ", "weight": 0},
+        {"role": "assistant", "content": "3 "},
+    ]
+    assert (books.lost["cut_parts"], books.lost["weights"]) == (2, 0)
+
+
+def test_a_call_with_several_weights_stays_one_call() -> None:
+    record = record_of(
+        [
+            event("call", 0, "f\n{", [], call=0, weight=0.0),
+            event("call", 0, '"a": 1}', [], call=0),
+            event("tool", 1, "one", [1], call=0),
+        ]
+    )
+    books = Books()
+    called, result = chat_of(record, books)["messages"]
+    assert [c["function"] for c in called["tool_calls"]] == [{"name": "f", "arguments": '{"a": 1}'}]
+    assert "weight" not in called
+    assert result["tool_call_id"] == called["tool_calls"][0]["id"]
+    assert (books.lost["weights"], books.lost["cut_parts"]) == (1, 0)
+
+
+def test_results_name_calls_that_are_there_and_calls_without_a_result_are_counted() -> None:
+    record = record_of(
+        [
+            event("tool", 0, "of an earlier segment", [], call=3, part=1),
+            event("call", 1, "f\n{}", [0], call=0),
+            event("call", 2, "g\n{}", [0], call=1),
+            event("tool", 3, "one", [1], call=0),
+            event("user", 4, "And?", []),
+        ]
+    )
+    books = Books()
+    messages = chat_of(record, books)["messages"]
+    assert [m.get("tool_call_id") for m in messages if m["role"] == "tool"] == [None, "call_0"]
+    assert (books.lost["without_call"], books.lost["late_results"], books.lost["unanswered_calls"]) == (1, 1, 1)

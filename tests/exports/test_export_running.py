@@ -88,6 +88,28 @@ def test_a_file_of_others_is_neither_replaced_nor_removed(chats: Path, tmp_path:
     assert export(chats, out, Wanted("tables")).skipped
 
 
+@pytest.mark.parametrize("target", ["openai", "webdataset"])
+def test_an_edited_file_of_the_last_export_is_replaced_only_when_asked_for(
+    target: str, chats: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export(chats, out, Wanted("openai"))
+    before = digests(out)
+    edited, gone = (out / "train" / f"messages-0000{i}-of-00002.jsonl" for i in range(2))
+    edited.write_text("mine")
+    with pytest.raises(PipelineError, match=r"00000-of-00002\.jsonl has changed .* --fresh"):
+        export(chats, out, Wanted(target))
+    assert edited.read_text() == "mine"
+    assert {name for name, digest in digests(out).items() if digest != before.get(name)} == {
+        "train/messages-00000-of-00002.jsonl"
+    }
+    export(chats, out, Wanted("openai"), fresh=True)
+    assert digests(out) == before
+    gone.unlink()
+    export(chats, out, Wanted("openai"))
+    assert digests(out) == before
+
+
 def test_what_a_killed_export_had_not_moved_yet_is_left_where_it_is(chats: Path, tmp_path: Path) -> None:
     out, name = tmp_path / "out", "train/messages-00007-of-00009.jsonl"
     (out / ".export" / "train").mkdir(parents=True)

@@ -84,6 +84,8 @@ class Handler(Uploads, BaseHTTPRequestHandler):
             if fault is not None and fault.do.isdigit():
                 raise Refused(int(fault.do), fault.message, headers=fault.headers)
             status, headers, content = self._answer(method, parts.path)
+            if fault is not None and fault.do == "say":
+                headers, content = {"Content-Type": "application/json"}, fault.message.encode()
         except Refused as refused:
             status, content = refused.status, json.dumps({"error": refused.message, **refused.more}).encode()
             headers = {"X-Error-Message": refused.message, **refused.headers}
@@ -100,7 +102,13 @@ class Handler(Uploads, BaseHTTPRequestHandler):
         if "Content-Length" not in headers:
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if method != "HEAD":
+        if fault is not None and fault.do == "stop":
+            self.wfile.write(content[: len(content) // 2])
+            fault.reached.set()
+            fault.released.wait()
+            self.close_connection = True
+            self.connection.close()
+        elif method != "HEAD":
             self.wfile.write(content)
 
     def _read_body(self) -> bytes:

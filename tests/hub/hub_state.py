@@ -69,7 +69,8 @@ class Repo:
 @dataclass
 class Fault:
     """What to do with the next requests that match: answer ``status``; ``cut`` the connection in the middle of their body;
-    ``lose`` the answer of what was done; ``hold`` it until ``released``, then cut; ``go`` on. ``before`` is called first."""
+    ``lose`` the answer of what was done; ``hold`` it until ``released``, then cut; ``stop`` in the middle of the answer, the
+    same; do it and ``say`` the message as the answer; ``go`` on. ``before`` is called first."""
 
     method: str
     path: str

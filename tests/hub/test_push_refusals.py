@@ -22,7 +22,7 @@ from pipeline.hub.sending import Options, raise_refusals
 from pipeline.manifest import Manifest, Result, need_manifest, output_of, write_manifest
 from pipeline.shards import ShuffleConfig
 from pipeline.stages.dataset import dataset_stage
-from tests.hub.hub_client import REPO, ROOT, make_build
+from tests.hub.hub_client import REPO, ROOT, Client, make_build
 
 
 def refused(build: Path) -> dict[str, str]:
@@ -111,7 +111,7 @@ def test_a_card_that_shows_a_picture_that_is_not_there_is_refused_and_told_how_t
     edit(build, shown)
     message = refused(build)["stale-card"]
     assert "shows plots/silence.svg, which is not there: put it there, or take it out of the card" in message
-    assert "save first what was edited in it by hand" in message
+    assert "move README.md, which was edited by hand, away, run multistream card" in message
     (build / "dataset" / "plots").mkdir()
     (build / "dataset" / "plots" / "silence.svg").write_text("<svg/>")
     assert refused(build) == {}
@@ -193,6 +193,21 @@ def test_what_is_somebody_elses_or_of_this_machine_does_not_go(build: Path) -> N
     assert b'"seconds": 0.0' in manifest
 
 
+def test_what_stays_is_named_by_the_dry_run(client: Client, build: Path) -> None:
+    assert gather(build, REPO).left == ()
+    for name in ("filtered-00000.parquet", ".gitignore", "marks.jsonl"):
+        (build / "dataset" / name).write_text("*\n")
+    (build / "marks.jsonl").write_text("")
+    told = client.push(build, REPO, "--dry-run")
+    assert "not part of the data set: .gitignore, filtered-00000.parquet, marks.jsonl\n" in told.stdout
+    listed = json.loads(client.push(build, REPO, "--dry-run", "--json").stdout)
+    assert listed["left"] == [".gitignore", "filtered-00000.parquet", "marks.jsonl"]
+    assert client.push(build, REPO).returncode == 0
+    head = client.hub.repos[REPO].head("main")
+    assert head is not None
+    assert head.files.keys() - {".gitattributes"} == {f["path"] for f in listed["files"]}
+
+
 def test_what_marks_left_out_does_not_go(build: Path) -> None:
     dataset = build / "dataset"
     first = pq.read_table(next((dataset / "train").glob("records-*"))).column("id")[0].as_py()
@@ -238,9 +253,39 @@ def test_all_reasons_are_told_at_once_with_the_words_that_allow_them(build: Path
         ("a b/c", Options()),
         ("a/b", Options(allow=frozenset({"everything"}))),
         ("a/b", Options(message=" ")),
-        ("a/b", Options(revision="")),
+        *(
+            ("a/b", Options(revision=name))
+            for name in (
+                "",
+                " ",
+                "a b",
+                "a..b",
+                "-x",
+                "/x",
+                "x/",
+                "x~1",
+                "a.lock",
+                "a//b",
+                "a/.b",
+                "a\nb",
+                "x?y",
+                "a@{b",
+                "HEAD",
+                "@",
+                "refs/pr/1",
+                "refs/heads/next",
+                "0" * 40,
+            )
+        ),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_bad_usage(build: Path, repo_id: str, options: Options) -> None:
     with pytest.raises(ConfigError):
         run_push(build, repo_id, options, dry=True, as_json=False)
+
+
+@pytest.mark.parametrize("endpoint", ["", "nonsense", "ftp://x.org", "http://[::1", "https://"])
+def test_an_address_of_no_hub_is_bad_usage(build: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(ConfigError, match="HF_ENDPOINT"):
+        run_push(build, REPO, Options(), dry=True, as_json=False)

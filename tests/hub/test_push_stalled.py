@@ -36,6 +36,23 @@ def test_a_push_gives_up_where_nothing_ever_comes(client: Client, build: Path) -
     assert f"asking the Hub about {REPO}: the Hub has not answered for" in done.stderr
 
 
+def test_a_push_gives_up_where_every_answer_stops_in_the_middle(client: Client, build: Path) -> None:
+    client.hub.create(REPO)
+    client.hub.fail("GET", "/tree/", "stop", times=1000)
+    done = client.push(build, REPO)
+    assert done.returncode == 1
+    assert f"asking the Hub about {REPO}: the Hub has not answered for" in done.stderr
+    assert len([path for _, path in client.hub.requests if "/tree/" in path]) <= 6
+
+
+def test_an_answer_that_stops_in_the_middle_is_asked_for_again(client: Client, build: Path) -> None:
+    stopped = [client.hub.fail(method, path, "stop") for method, path in (("GET", "/revision/"), ("POST", "/commit/"))]
+    done = client.push(build, REPO)
+    assert done.returncode == 0, done.stderr
+    assert all(fault.reached.is_set() for fault in stopped)
+    assert len(client.hub.repos[REPO].commits) == 2
+
+
 @pytest.mark.parametrize("path", ["/revision/", "/tree/"])
 def test_a_dry_run_does_without_a_hub_that_does_not_answer(client: Client, build: Path, path: str) -> None:
     client.hub.create(REPO)

@@ -285,3 +285,13 @@ def test_a_stage_that_fails_leaves_no_manifest_that_calls_it_finished(tmp_path: 
     assert not run_stage(tmp_path, "s", 2, {"a": 1}, {"in": "x"}, lambda: work(False)).skipped
     assert not run_stage(tmp_path, "s", 2, {"a": 1}, {"in": "x"}, lambda: work(False), fresh=True).skipped
     assert len(runs) == 6
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(PipelineError, match=f"{name} is no file"), publish(tmp_path / name):
+            raise AssertionError("nothing is written")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]

@@ -22,7 +22,7 @@ from pipeline.viewer.page import render_page
 from pipeline.viewer.plain import render
 from pipeline.viewer.rejects import open_rejects
 from pipeline.viewer.samples import open_samples
-from tests.viewer.browser import opened, page_of
+from tests.viewer.browser import opened, page_of, set_row
 from tests.viewer.viewer_records import event, record, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,10 +31,9 @@ NOT_OBJECTS = ["[1]", '"x"', "3", "null", "{bad", "[" * 100_000, '{"scenario": [
 
 
 def plain(number: int = 0, **more: Any) -> dict[str, Any]:
-    """A question and an answer."""
-    return record(
-        ["user", "assistant"], [event(0, 0, 4, "Who?"), event(1, 4, 8, "Me.", message=1, after=[0])], number, **more
-    )
+    """A question and an answer; ``more`` may break the schema."""
+    events = [event(0, 0, 4, "Who?"), event(1, 4, 8, "Me.", message=1, after=[0])]
+    return {**record(["user", "assistant"], events, number), **more}
 
 
 @pytest.mark.parametrize("name", ["extra", "labels"])
@@ -117,17 +116,6 @@ def test_copied_json_is_the_text_of_the_record(chromium: Browser, tmp_path: Path
         expect(at.page.get_by_text("The page is damaged")).to_be_visible()
 
 
-def test_page_cannot_be_written_over_a_folder(tmp_path: Path) -> None:
-    shard = write(tmp_path / "records-00000-of-00001.parquet", [plain()])
-    out = tmp_path / "out"
-    out.mkdir()
-    command = [sys.executable, "-m", "pipeline.cli", "view", str(shard), "--html", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 1
-    assert f"{out} is a folder; name a file in it" in " ".join(done.stderr.split())
-    assert not list(out.iterdir())
-
-
 FAMILY, ASTRONAUT, HEART, FLAG = "👨‍👩‍👧", "👩🏽‍🚀", "❤️‍🔥", "🏳️‍🌈"
 
 
@@ -144,3 +132,76 @@ def test_joiners_inside_an_emoji_stay(emoji: str) -> None:
 def test_other_joiners_are_made_visible(text: str) -> None:
     assert "\u200d" not in shown(text)
     assert "⟨200D⟩" in shown(text)
+
+
+def test_playing_shows_what_is_drawn_as_one_whole_or_not_at_all(chromium: Browser, tmp_path: Path) -> None:
+    pieces = [FAMILY, "e\u0301", ASTRONAUT, "שָׁ", HEART, "क्षि", FLAG, "漢", "한"]
+    odd = record(["user", "assistant"], [event(0, 0, 1, "Say"), event(1, 1, 28, "".join(pieces), message=1)])
+    wholes = {"".join(pieces[:i]) for i in range(len(pieces) + 1)}
+    with opened(chromium, page_of(tmp_path, [odd])) as at:
+        seen = set()
+        for row in range(2, 28):
+            set_row(at.page, row)
+            said, unsaid = at.page.locator("#r0e1 .text").evaluate(
+                "node => [node.firstChild.data, node.querySelector('.unsaid').textContent]"
+            )
+            assert said + unsaid == "".join(pieces)
+            seen.add(said)
+        assert seen <= wholes
+        assert len(seen) > len(pieces) - 2
+
+
+def test_name_in_the_list_is_cut_between_emoji(chromium: Browser, tmp_path: Path) -> None:
+    odd = record(["user"], [event(0, 0, 9, "ab" + FAMILY * 40)])
+    with opened(chromium, page_of(tmp_path, [odd])) as at:
+        assert at.page.locator(".list a > bdi").inner_text() == "0: ab" + FAMILY * 11 + "…"
+
+
+def _odd_records() -> list[dict[str, Any]]:
+    """Records that no schema allows and that a shard can hold, each with two events."""
+    most = 2**31 - 1
+    changes: list[tuple[str, dict[str, Any]]] = [
+        *(("record", {"rows": rows}) for rows in (0, 1, -5, most)),
+        ("event", {"end": most}),
+        ("event", {"start": 8, "end": 4}),
+        ("event", {"start": -3, "end": -1}),
+        ("event", {"kind": "<b>\x1b[1m", "lexical": "\x1b<b>", "judged": "\x1b" * 3}),
+        ("event", {"weight": float("nan"), "gain": float("inf"), "time_ms": -5}),
+        ("event", {"time_ms": 2**63 - 1, "after": [1, 1, 0], "message": None, "part": None, "interrupted": None}),
+        ("event", {"text": "x" * 100_000}),
+        ("event", {"text": "a" + "\u0301" * 3000}),
+        ("stream", {"name": "x" * 10_000}),
+        ("stream", {"name": "", "role": '" onload="x'}),
+        ("stream", {"name": "\x1b[31m\u202e" + "a" + "\u0301" * 300}),
+        *(("clock", {"ms_per_row": ms}) for ms in (float("nan"), float("inf"), 0.0, -1.0, 1e-9)),
+        ("record", {"sources": [], "id": 'zz"><script>', "group": "\x00"}),
+        ("record", {"extra": '{"a":' * 5000 + "1" + "}" * 5000}),
+        ("record", {"extra": None, "labels": None}),
+        ("record", {"extra": json.dumps({"scenario": "x" * 100_000})}),
+    ]
+    made = []
+    for number, (what, change) in enumerate(changes):
+        odd = plain(number)
+        {"record": odd, "event": odd["events"][1], "stream": odd["streams"][1], "clock": odd["clock"]}[what].update(
+            change
+        )
+        made.append(odd)
+    return made
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_odd_records_do_not_break_the_page(chromium: Browser, tmp_path: Path, width: int) -> None:
+    made = _odd_records()
+    file = page_of(tmp_path, made)
+    with opened(chromium, file, viewport={"width": width, "height": 800}, reduced_motion="reduce") as at:
+        for index, odd in enumerate(made):
+            at.page.evaluate(f"location.hash = '#r{index}'")
+            expect(at.page.locator(f"#r{index} h2")).to_be_visible()
+            for key in ("l", "j", "t", "j", "l", "k", "t"):
+                at.page.keyboard.press(key)
+            set_row(at.page, 2)
+            assert at.page.evaluate("document.documentElement.scrollWidth") == width, index
+            assert at.page.evaluate("document.documentElement.scrollHeight") < 2_000_000, index
+            assert at.page.locator(f"#r{index} .text").first.inner_text() == "Who?"
+            kept = json.loads(at.page.locator(f"#json{index}").text_content() or "", parse_constant=pytest.fail)
+            assert kept == json.loads(json_text(odd))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.viewer.browser import LEAK, TEN, TOOLS, chosen, heading, opened, page_of, row_slider, set_row
+from tests.viewer.browser import LEAK, TEN, TOOLS, chosen, heading, opened, page_of, row_slider, scripted, set_row
 from tests.viewer.viewer_records import event, record
 
 WORDS = " ".join(f"word{i}" for i in range(2500))
@@ -133,7 +133,7 @@ def test_where_no_record_is_found_none_is_left_and_it_comes_back(page: Page) -> 
     assert all(control.is_disabled() for control in controls(page))
     assert page.locator("#at").inner_text() == ""
     assert page.get_by_role("button", name="Pause").count() == 0
-    assert page.get_by_text("No event is selected").is_visible()
+    assert page.get_by_role("heading", name="No event is selected").is_visible()
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     for key in ("n", "j", " ", "t", "l", "c"):
@@ -207,3 +207,36 @@ def test_a_text_keeps_its_size_while_it_is_said(page: Page) -> None:
     assert text.evaluate("node => [node.offsetHeight, node.style.contain]") == [size, "size layout"]
     set_row(page, 57)
     assert text.evaluate("node => [node.offsetHeight, node.style.contain, node.style.height]") == [size, "", ""]
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (1600, 900), (800, 600), (360, 640)])
+@pytest.mark.parametrize("keys", ["", "t", "lt"], ids=["alone", "beside", "beside in the other layout"])
+def test_event_behind_an_edge_is_in_sight(
+    chromium: Browser, crossed_file: Path, keys: str, size: tuple[int, int]
+) -> None:
+    window = {"width": size[0], "height": size[1]}
+    with opened(chromium, crossed_file, viewport=window, reduced_motion="reduce") as at:
+        for key in keys:
+            at.page.keyboard.press(key)
+        assert at.page.locator("#r0 .frame.turns").count() == (1 if "t" in keys else 0)
+        details = at.page.locator(".details")
+        for start, edge in ((2, 0), (0, 2), (4, 3), (3, 4), (59, 58), (58, 59), (59, 0), (2, 0)):
+            at.page.evaluate(f"score.choose({start}, {{scroll: true}})")
+            assert in_sight(at.page, start), start
+            at.page.evaluate(
+                "event => { const link = document.createElement('a'); link.href = `#r0e${event}`; link.id = 'edge';"
+                " link.textContent = 'edge'; document.getElementById('details-body').prepend(link); }",
+                edge,
+            )
+            details.locator("#edge").click()
+            expect(at.page.locator(f"#r0e{edge}.chosen").first).to_be_attached()
+            assert in_sight(at.page, edge), (start, edge)
+
+
+@pytest.fixture(scope="module")
+def crossed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two outputs side by side, so that ``turns`` lays them out otherwise; high events between short ones."""
+    said = [(i % 2, WORDS[:6000] if i in (1, 3) else f"short {i}", 2 * i, 2 * i + 3) for i in range(60)]
+    made = scripted("crossed", [("assistant", "output"), ("skeptical", "output")], said)
+    assert len(made["events"]) == 60
+    return page_of(tmp_path_factory.mktemp("crossed"), [made], "Crossed")

@@ -18,8 +18,8 @@ from pipeline.viewer.app import ViewerApp
 from pipeline.viewer.plain import render
 from pipeline.viewer.rejects import open_rejects
 from pipeline.viewer.samples import open_samples
-from tests.viewer.test_viewer_app import press, screen_text, settle
 from tests.viewer.test_viewer_lanes import OBEYED
+from tests.viewer.viewer_driving import press, screen_text, settle
 
 CORPORA = Path(__file__).resolve().parents[3] / "shared" / "corpora"
 pytestmark = [
@@ -73,7 +73,7 @@ def test_a_record_of_every_corpus_is_shown_in_the_application(converted: Path) -
         async with app.run_test(size=(80, 24)) as pilot:
             await settle(pilot)
             for number in first.values():
-                app.records._go(number)
+                app.records.go(number)
                 await settle(pilot)
                 await press(pilot, "s", "end")
                 assert app.records.record is not None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
+from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from textual.pilot import Pilot
 
-from pipeline.viewer.app import ViewerApp
-from pipeline.viewer.record_screen import Start
-from pipeline.viewer.rejects import open_rejects
-from pipeline.viewer.samples import open_samples
+from pipeline.viewer.record_screen import RecordScreen, Start
 from tests.viewer.test_viewer_lanes import leaking
+from tests.viewer.viewer_driving import drive, press
+from tests.viewer.viewer_picture import PICTURE, without_addresses
 from tests.viewer.viewer_records import converted, write, write_rejects
 
 MESSAGES: list[dict[str, Any]] = [
@@ -28,6 +29,13 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "tool", "tool_call_id": "a", "content": "Open from 9 to 18. The pier is closed on Mondays."},
     {"role": "assistant", "content": "It is open from 9 to 18. The pier is closed on Mondays."},
 ]
+
+
+class Svg(SingleFileSnapshotExtension):
+    """A picture per test, as a file."""
+
+    file_extension = "svg"
+    _write_mode = WriteMode.TEXT
 
 
 @pytest.fixture
@@ -51,14 +59,21 @@ def build(tmp_path: Path) -> Path:
     ids=["narrow", "leak", "wide-with-turns", "rejects"],
 )
 def test_screens_look_as_they_did(
-    build: Path, snap_compare: Callable[..., bool], size: tuple[int, int], start: Start, keys: tuple[str, ...]
+    build: Path, snapshot: SnapshotAssertion, size: tuple[int, int], start: Start, keys: tuple[str, ...]
 ) -> None:
-    async def before(pilot: Pilot[None]) -> None:
-        await pilot.app.workers.wait_for_complete()
-        await pilot.pause()
-        await pilot.press(*keys)
-        await pilot.app.workers.wait_for_complete()
-        await pilot.pause()
+    drawn: list[str] = []
 
-    app = ViewerApp(open_samples(build), open_rejects(build), start)
-    assert snap_compare(app, terminal_size=size, run_before=before)
+    async def steps(pilot: Pilot[None], screen: RecordScreen) -> None:
+        await press(pilot, *keys)
+        drawn.append(without_addresses(pilot.app.export_screenshot()))
+
+    drive(build, steps, size, start)
+    assert drawn[0] == snapshot.use_extension(Svg)
+
+
+def test_no_picture_asks_for_anything_elsewhere() -> None:
+    pictures = [PICTURE, *(Path(__file__).parent / "__snapshots__").rglob("*.svg")]
+    assert len(pictures) >= 5
+    for path in pictures:
+        named = set(re.findall(r"https?://[^\s\"')<]+", path.read_text(encoding="utf-8")))
+        assert named == {"http://www.w3.org/2000/svg"}, path.name

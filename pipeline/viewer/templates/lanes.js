@@ -83,7 +83,8 @@ const lanes = (() => {
     const room = Math.max(one.frame.clientWidth - 44, lanes.length * (least + 8));
     const widths = shares.map((share) => Math.max(least, (room * share) / whole - 8));
     const last = Math.max(1, ...[...events.values()].map((e) => e.end));
-    const scale = Math.min(5, Math.max(0.4, Math.min(450 / Math.max(...widths), 5000 / last)));
+    // A browser draws no more than some millions of pixels.
+    const scale = Math.min(5, Math.max(Math.min(0.4, 1e6 / last), Math.min(450 / Math.max(...widths), 5000 / last)));
     list.style.gridTemplateColumns = `2.6rem ${shares.map((share) => `minmax(${least}px, ${share.toFixed(2)}fr)`).join(" ")}`;
     const tracks = ["auto"];
     const into = new Map();

@@ -44,6 +44,7 @@
     by("previous").disabled = place <= 0;
     by("next").disabled = place >= fitting.length - 1;
     for (const id of ["layout", "copy", "play", "row", "speed"]) by(id).disabled = index < 0;
+    document.documentElement.classList.remove("starting");
     if (!isOther) return;
     tell("");
     if (index < 0) {
@@ -211,9 +212,13 @@
     if (link) e.preventDefault();
     score.choose(event, { focus: !e.target.closest(".turns, svg"), scroll: e.target.closest("svg") !== null });
   });
-  main.addEventListener("focusin", (e) => { if (e.target.classList.contains("pick")) score.choose(eventOf(e.target)); });
+  main.addEventListener("focusin", (e) => { if (e.target.classList.contains("pick") && eventOf(e.target) !== score.chosen()) score.choose(eventOf(e.target)); });
   for (const article of articles) article.addEventListener("beforematch", () => visit(articles.indexOf(article)));
   addEventListener("hashchange", byHash);
+  // A link to where the address points already is no change of it.
+  document.addEventListener("click", (e) => {
+    if (!e.defaultPrevented && e.target.closest("a")?.getAttribute("href") === location.hash) byHash();
+  });
   let waiting = 0;
   let width = innerWidth;
   addEventListener("resize", () => {
@@ -258,9 +263,10 @@
     if (e.ctrlKey || e.metaKey || e.altKey || document.querySelector("dialog[open]")) return;
     const typing = e.target.closest("input:not([type=checkbox], [type=range]), select, textarea");
     if (e.key === "Escape") {
-      if (typing) typing.blur();
-      else score.choose(null);
-      return;
+      if (!typing) return score.choose(null);
+      // Some browsers would empty a search field, and not say so to one that has lost the focus.
+      e.preventDefault();
+      return typing.blur();
     }
     const isPick = e.target.classList.contains("pick");
     let call = null;

@@ -100,10 +100,11 @@ const score = (() => {
   // Brings an event into sight: whole where there is room for it, else its head.
   function show(node) {
     const { above, below } = hidden(sides[0]);
-    document.documentElement.style.setProperty("--above", `${above}px`);
-    document.documentElement.style.setProperty("--below", `${below}px`);
-    if (node.offsetHeight <= innerHeight - above - below) node.scrollIntoView({ block: "nearest", inline: "nearest" });
-    else node.querySelector(".meta").scrollIntoView({ block: "start", inline: "nearest" });
+    const isWhole = node.offsetHeight <= innerHeight - above - below;
+    const target = isWhole ? node : node.querySelector(".meta");
+    // Of this element only: what all inherit would have the browser look at every event again.
+    target.style.scrollMarginBlock = `${above}px ${below}px`;
+    target.scrollIntoView({ block: isWhole ? "nearest" : "start", inline: "nearest" });
   }
 
   function choose(event, { focus = false, scroll = false } = {}) {
