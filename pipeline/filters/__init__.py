@@ -49,9 +49,9 @@ class Step:
     params: FilterParams
     action: Action = "drop"
 
-    def judge(self, talks: Talks) -> Mapping[int, Verdict]:
+    def judge(self, talks: Talks) -> dict[int, Verdict]:
         """The conversations that the filter takes."""
-        return FILTERS[self.name].judge(talks, self.params) if len(talks) else {}
+        return dict(FILTERS[self.name].judge(talks, self.params)) if len(talks) else {}
 
     def settings(self) -> dict[str, Any]:
         """What the outcome depends on, as JSON values."""
@@ -73,6 +73,28 @@ def parse_filters(value: Any) -> tuple[Step, ...]:
     if twice:
         raise ConfigError(f"filters: {', '.join(sorted(twice))} stands there twice")
     return steps
+
+
+def parse_use(text: str) -> Any:
+    """An entry of ``filters`` as the command line has it: ``name`` or ``name:key=value,key=value``; values as in YAML.
+
+    Raises ConfigError.
+    """
+    import yaml
+
+    from pipeline import strict_yaml
+
+    name, colon, listed = text.partition(":")
+    values: dict[str, Any] = {}
+    for pair in listed.split(",") if colon else ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{text!r}: {pair!r} is not KEY=VALUE")
+        try:
+            values[key] = strict_yaml.load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{text!r}: {' '.join(str(error).split())}") from error
+    return {name: values} if values else name
 
 
 def _step(item: Any, where: str) -> Step:

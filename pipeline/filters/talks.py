@@ -136,6 +136,10 @@ class Talks:
         found = self.conversations.select("talk").join(joined, on="talk", how="left", maintain_order="left")
         return found["text"].fill_null("").to_list()
 
+    def spoken(self) -> list[str]:
+        """What the model says in each conversation, a part a line or more."""
+        return self.texts(pl.col("output"))
+
     def without(self, talks: set[int]) -> Talks:
         """The others, numbered anew."""
         keep = self._frame["talk"].is_in(list(talks)).not_()
