@@ -28,6 +28,7 @@ from flows.stages import (
     filter,
     in_one_line,
     ingest,
+    mix,
     synth,
     train,
 )
@@ -36,7 +37,7 @@ from pipeline.build import GateError, stages_of
 from pipeline.manifest import Result, read_manifest
 
 FLOWS: dict[str, Flow[..., Any]] = {
-    "ingest": ingest, "convert": convert, "synth": synth, "filter": filter, "dataset": dataset, "train": train,
+    "ingest": ingest, "convert": convert, "synth": synth, "filter": filter, "mix": mix, "dataset": dataset, "train": train,
     "control": control, "evaluate": evaluate,
 }  # fmt: skip
 
@@ -115,6 +116,6 @@ def build_multistream_dataset(
 
 
 __all__ = [
-    "FLOWS", "build_multistream_dataset", "control", "convert", "dataset", "evaluate", "filter", "ingest", "synth",
+    "FLOWS", "build_multistream_dataset", "control", "convert", "dataset", "evaluate", "filter", "ingest", "mix", "synth",
     "train",
 ]  # fmt: skip

@@ -34,6 +34,7 @@ from pipeline.build import (
     run_evaluate,
     run_filter,
     run_ingest,
+    run_mix,
     run_synthesize,
     run_train,
     stages_of,
@@ -113,10 +114,18 @@ def _filter(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool
     return run_filter(config, out, list(made.values()), 0, fresh, watcher)
 
 
-def _dataset(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result:
+def _mix(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
+    return run_mix(config, out, *_apart(made), fresh, watcher)
+
+
+def _apart(made: Made) -> tuple[list[Result], list[Result]]:
+    """The stages that made records, and those that leave some of them out."""
     left_out = [result for name, result in made.items() if name in folders.LEAVING_OUT]
-    records = [result for name, result in made.items() if name not in folders.LEAVING_OUT]
-    return run_dataset(config, out, records, left_out, fresh, watcher)
+    return [result for name, result in made.items() if name not in folders.LEAVING_OUT], left_out
+
+
+def _dataset(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result:
+    return run_dataset(config, out, *_apart(made), fresh, watcher)
 
 
 def _train(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
@@ -149,6 +158,7 @@ STAGES = {
         Stage("convert", folders.CONVERT, None),
         Stage("synth", folders.SYNTH, _synth, loads_a_model=True),
         Stage("filter", folders.FILTER, _filter),
+        Stage("mix", folders.MIX, _mix),
         Stage("dataset", folders.DATASET, _dataset),
         Stage("train", folders.CHECKPOINT, _train, loads_a_model=True),
         Stage("control", folders.CONTROL, _control, loads_a_model=True),
@@ -345,6 +355,7 @@ ingest = _plain("ingest", "Inputs named by the configuration to shards of source
 convert = _converting("convert", "Source units to records and tokens, a task per shard.")
 synth = _with_a_model("synth", "New dialogues from a chat model.")
 filter = _plain("filter", "What the configured filters leave out of the data set.")
+mix = _plain("mix", "What is left out so that each source has its share.")
 dataset = _plain("dataset", "Split by group, global shuffle, final shards, and the card.")
 train = _with_a_model("train", "Fine-tuning on the train split.")
 control = _with_a_model("control", "The same training on permuted inputs.")

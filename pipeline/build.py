@@ -244,6 +244,25 @@ def run_filter(
     return result
 
 
+def run_mix(
+    config: BuildConfig,
+    out: Path,
+    inputs: Sequence[Result],
+    left_out: Sequence[Result],
+    fresh: bool,
+    watcher: Watcher,
+) -> Result | None:
+    """What is left out so that each source has its share; None if the configuration asks for none."""
+    if config.mix is None:
+        return None
+    from pipeline.stages.mix import mix_stage
+
+    watcher.stage(folders.MIX)
+    result = mix_stage(inputs, out / folders.MIX, config.mix, config.seed, left_out, fresh)
+    watcher.finished(result)
+    return result
+
+
 def run_dataset(
     config: BuildConfig,
     out: Path,
@@ -375,6 +394,8 @@ def stages_of(config: BuildConfig) -> tuple[str, ...]:
     asked = {
         folders.SYNTH: config.synth is not None,
         folders.FILTER: bool(parse_filters(config.filters)),
+        folders.DEDUP: False,
+        folders.MIX: config.mix is not None,
         folders.CHECKPOINT: config.train is not None,
         folders.CONTROL: control,
         folders.REPORT: config.train is not None,
@@ -409,6 +430,8 @@ def _build(config: BuildConfig, base: Path, out: Path, watcher: Watcher, workers
     records = [convert, *([synth] if synth else [])]
     filtered = run_filter(config, out, records, workers, fresh, watcher)
     left_out = [filtered] if filtered else []
+    mixed = run_mix(config, out, records, left_out, fresh, watcher)
+    left_out += [mixed] if mixed else []
     dataset = run_dataset(config, out, records, left_out, fresh, watcher)
     done = [ingest, *records, *left_out, dataset]
     checkpoint = run_train(config, out, dataset, fresh, watcher)

@@ -26,7 +26,8 @@ from pipeline.plan import Plan
 _READS = {
     folders.CONVERT: (folders.INGEST,),
     folders.FILTER: (folders.CONVERT, folders.SYNTH),
-    folders.DATASET: (folders.CONVERT, folders.SYNTH, folders.FILTER),
+    folders.MIX: (folders.CONVERT, folders.SYNTH, folders.FILTER, folders.DEDUP),
+    folders.DATASET: (folders.CONVERT, folders.SYNTH, *folders.LEAVING_OUT),
     folders.CHECKPOINT: (folders.DATASET,),
     folders.CONTROL: (folders.DATASET,),
     folders.REPORT: (folders.DATASET, folders.CHECKPOINT, folders.CONTROL),
@@ -61,6 +62,11 @@ def plan_stage(name: str, asked: Asked, made: Mapping[str, Result], digests: boo
         from pipeline.stages.filter import plan as of_filter
 
         return of_filter([made[other].manifest for other in inputs_of(name, asked)], parse_filters(config.filters))
+    if name == folders.MIX:
+        from pipeline.stages.mix import plan as of_mix
+
+        assert config.mix is not None
+        return of_mix([made[other].manifest for other in inputs_of(name, asked)], config.mix, config.seed)
     if name == folders.DATASET:
         from pipeline.selection import select
         from pipeline.stages.dataset import plan as of_dataset

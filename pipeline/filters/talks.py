@@ -49,8 +49,8 @@ class Talks:
     """A batch of whole conversations.
 
     ``conversations``: a row each, in the order of the shard: ``talk`` (0 to n - 1), ``conversation_id``, ``ids`` (a list: of
-    its records), ``rows`` (of all its records), ``corpus``, ``format``, ``license`` (of its first source), ``group``,
-    ``extra`` (JSON text).
+    its records), ``rows`` (of all its records), ``corpus`` and ``format`` (of its first source), ``licenses`` (a list: of all
+    its sources, null where none is known), ``group``, ``extra`` (JSON text).
 
     ``parts``: a row per part of a message that says something, in the conversation's order: ``talk``, ``message`` (null: tool
     definitions), ``part``, ``role``, ``stream`` (its name), ``output`` (whether the model says it), ``kind``, ``text``,
@@ -75,7 +75,7 @@ class Talks:
             k=k,
             corpus=first.field("corpus"),
             format=first.field("format"),
-            license=first.field("license"),
+            licenses=pl.col("sources").list.eval(pl.element().struct.field("license")),
         )
 
     @cached_property
@@ -87,7 +87,7 @@ class Talks:
             rows=pl.col("rows").sum().cast(pl.Int64),
             corpus=pl.col("corpus").first(),
             format=pl.col("format").first(),
-            license=pl.col("license").first(),
+            licenses=pl.col("licenses").first(),
             group=pl.col("group").first(),
             extra=pl.col("extra").first(),
         )
