@@ -14,7 +14,20 @@ from typing import Any, Literal, Protocol, cast
 from pydantic import BaseModel
 
 from pipeline.errors import ConfigError
-from pipeline.filters import length, truncated
+from pipeline.filters import (
+    balance,
+    boilerplate,
+    encoding,
+    language,
+    length,
+    license,
+    personal,
+    profanity,
+    quality,
+    repetition,
+    secrets,
+    truncated,
+)
 from pipeline.filters.params import FilterParams
 from pipeline.filters.talks import Talks, Verdict
 
@@ -33,12 +46,25 @@ class Filter(Protocol):
         """The conversations that are taken, by their number in the batch, and why."""
 
 
-_MODULES = (length, truncated)
+_MODULES = (
+    license,
+    length,
+    truncated,
+    repetition,
+    quality,
+    balance,
+    boilerplate,
+    language,
+    encoding,
+    secrets,
+    personal,
+    profanity,
+)
 
 FILTERS: dict[str, Filter] = {module.NAME: cast(Filter, module) for module in _MODULES}
 
 #: What ``filters: default`` stands for, in this order.
-DEFAULT = ("length", "truncated")
+DEFAULT = ("length", "truncated", "repetition", "quality", "encoding")
 
 
 @dataclass(frozen=True, slots=True)

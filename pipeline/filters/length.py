@@ -25,19 +25,19 @@ class Params(FilterParams):
 
 
 def judge(talks: Talks, params: Params) -> Mapping[int, Verdict]:
-    """See ``pipeline.filters``. Conversations without any output are not judged by it."""
+    """See ``pipeline.filters``. Where there is no output, its limits do not hold; nor any where nothing at all is said."""
     spoken = (
         talks.parts.group_by("talk")
         .agg(
             speaks=pl.col("output").any(),
             characters=pl.col("text").filter(pl.col("output")).str.replace_all(r"\s", "").str.len_chars().sum(),
-            messages=pl.col("message").n_unique(),
+            messages=pl.col("message").drop_nulls().n_unique(),
         )
         .join(talks.conversations.select("talk", "rows"), on="talk")
     )
     looks = (
         ("too_little_output", pl.col("speaks") & (pl.col("characters") < params.min_output_characters), "characters"),
-        ("too_much_output", _above("characters", params.max_output_characters), "characters"),
+        ("too_much_output", pl.col("speaks") & _above("characters", params.max_output_characters), "characters"),
         ("too_few_rows", pl.col("rows") < params.min_rows, "rows"),
         ("too_many_rows", _above("rows", params.max_rows), "rows"),
         ("too_many_messages", _above("messages", params.max_messages), "messages"),

@@ -115,8 +115,10 @@ class Talks:
             interrupted=pl.col("interrupted").any(),
             tokens=(pl.col("end") - pl.col("start")).sum().cast(pl.Int64),
         )
-        # What a segment repeats has the same text; a long result that is cut over segments goes on with another one.
-        own = whole.unique(["talk", "message", "part", "text"], keep="first", maintain_order=True)
+        # Segments repeat the system's messages and the tool definitions; a long result that is cut over segments goes on.
+        repeats = pl.col("message").is_null() | (pl.col("role") == "system")
+        once = pl.when(repeats.not_()).then("k").alias("once")
+        own = whole.unique(["talk", "message", "part", once], keep="first", maintain_order=True)
         keys = ["talk", "message", "part"]
         return (
             own.group_by(keys, maintain_order=True)
