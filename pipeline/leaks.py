@@ -91,7 +91,8 @@ def _findings(c: EventColumns, is_source: BoolArray, among: BoolArray, order_key
     evidence = _too_early(c, suspects, is_source, ready, order_key)
     for event in suspects.tolist():
         record = int(c.record[event])
-        found = tuple(evidence.get(event, ()))
+        # What a process has read before must not show in what it says.
+        found = tuple(sorted(evidence.get(event, ()), key=lambda told: (told[1], told[0])))
         verdict: Verdict = "clear" if not found else "leak" if c.message[event] >= 0 else "weak"
         yield Finding(record, event - int(c.offsets[record]), verdict, found)
 

@@ -140,7 +140,7 @@ def send(paths: Sequence[Path]) -> dict[Path, Kept]:
         names = [system._strip_protocol(url) for url in by_url.values()]
         system.put([str(path) for path in by_url], names)
         for path, name in zip(by_url, names, strict=True):
-            found[path] = _kept(system.info(name))
+            found[path] = kept_of(system.info(name))
     for path, kept in found.items():
         if kept.bytes != path.stat().st_size:
             raise StoreError(f"{by_url[path]} has {kept.bytes} bytes, {path.stat().st_size} were sent")
@@ -149,7 +149,7 @@ def send(paths: Sequence[Path]) -> dict[Path, Kept]:
 
 def send_as(source: Path, path: Path) -> None:
     """Uploads a file to where another one is kept: a copy made so that it holds still meanwhile."""
-    with _kept_at(path, "writing") as (system, name):
+    with kept_at(path, "writing") as (system, name):
         system.put_file(str(source), name)
 
 
@@ -179,7 +179,7 @@ def download(path: Path, to: Path | None = None) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with _kept_at(path, "reading") as (system, name):
+        with kept_at(path, "reading") as (system, name):
             try:
                 system.get_file(name, str(temporary))
             except FileNotFoundError:
@@ -193,7 +193,7 @@ def download(path: Path, to: Path | None = None) -> bool:
 def remove(path: Path) -> None:
     """Removes a file, here and there."""
     if url_of(path) is not None:
-        with _kept_at(path, "removing") as (system, name):
+        with kept_at(path, "removing") as (system, name):
             if system.exists(name):
                 system.rm_file(name)
     path.unlink(missing_ok=True)
@@ -203,14 +203,14 @@ def files_below(directory: Path) -> dict[str, Kept] | None:
     """The files that a store has below a folder, by their paths relative to it; None for a folder on a disk alone."""
     if url_of(directory) is None:
         return None
-    with _kept_at(directory, "listing") as (system, name):
+    with kept_at(directory, "listing") as (system, name):
         root = name.rstrip("/")
-        return {found.removeprefix(root + "/"): _kept(info) for found, info in system.find(root, detail=True).items()}
+        return {found.removeprefix(root + "/"): kept_of(info) for found, info in system.find(root, detail=True).items()}
 
 
 def create(path: Path, content: bytes) -> bool:
     """Makes a file in a store unless it is there; whether it was made. Where the store cannot tell, the last one wins."""
-    with _kept_at(path, "writing") as (system, name):
+    with kept_at(path, "writing") as (system, name):
         try:
             system.pipe_file(name, content, mode="create")
         except FileExistsError:
@@ -224,7 +224,7 @@ def create(path: Path, content: bytes) -> bool:
 
 def read(path: Path) -> bytes | None:
     """What a store's file holds now; None if it is not there."""
-    with _kept_at(path, "reading") as (system, name):
+    with kept_at(path, "reading") as (system, name):
         try:
             content: bytes = system.cat_file(name)
         except FileNotFoundError:
@@ -234,7 +234,7 @@ def read(path: Path) -> bytes | None:
 
 def write(path: Path, content: bytes) -> None:
     """Writes a store's file, over what is there."""
-    with _kept_at(path, "writing") as (system, name):
+    with kept_at(path, "writing") as (system, name):
         system.pipe_file(name, content)
 
 
@@ -242,7 +242,7 @@ def is_kept(path: Path) -> bool:
     """Whether a file's store has it; false for a file on a disk alone."""
     if url_of(path) is None:
         return False
-    with _kept_at(path, "reading") as (system, name):
+    with kept_at(path, "reading") as (system, name):
         return bool(system.exists(name))
 
 
@@ -250,12 +250,12 @@ def is_kept_file(path: Path) -> bool:
     """Whether what a store has under a path is one file, no folder; false on a disk alone."""
     if url_of(path) is None:
         return False
-    with _kept_at(path, "reading") as (system, name):
+    with kept_at(path, "reading") as (system, name):
         return bool(system.isfile(name))
 
 
 @contextmanager
-def _kept_at(path: Path, doing: str) -> Iterator[tuple[Any, str]]:
+def kept_at(path: Path, doing: str) -> Iterator[tuple[Any, str]]:
     """The file system that keeps a path, and what it calls it. ``doing`` begins the errors that come of it."""
     url = url_of(path)
     if url is None:
@@ -265,7 +265,8 @@ def _kept_at(path: Path, doing: str) -> Iterator[tuple[Any, str]]:
         yield system, system._strip_protocol(url)
 
 
-def _kept(info: Mapping[str, Any]) -> Kept:
+def kept_of(info: Mapping[str, Any]) -> Kept:
+    """What a file system says of a file that it keeps."""
     version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
     return Kept(int(info.get("size") or 0), version)
 

@@ -262,5 +262,10 @@ def _leaks(record: Mapping[str, Any]) -> dict[int, Leak]:
     for finding in lexical(pa.Table.from_pylist([dict(record)], schema=RECORDS)):
         if finding.verdict != "clear" and (finding.event in stored or finding.event in unsaid):
             verdict = stored.get(finding.event, finding.verdict)
-            found[finding.event] = Leak(verdict, tuple((one_line(said), at) for said, at in finding.evidence))
+            text = events[finding.event]["text"].casefold()
+            # In the order in which it is said: the detector's own depends on what it has read before.
+            evidence = sorted(
+                finding.evidence, key=lambda told: (text.find(told[0].casefold()) % (len(text) + 1), told)
+            )
+            found[finding.event] = Leak(verdict, tuple((one_line(said), at) for said, at in evidence))
     return {**{i: Leak(verdict, ()) for i, verdict in stored.items()}, **found}

@@ -58,9 +58,9 @@ def is_stand_in(path: Path) -> bool:
 
 def stamp_of(path: Path) -> tuple[int | str, ...] | None:
     """Size and version of what the store has now; None where there is nothing. Raises PipelineError, StoreError."""
-    with storage._kept_at(path, "reading") as (system, name):
+    with storage.kept_at(path, "reading") as (system, name):
         try:
-            kept = storage._kept(system.info(name))
+            kept = storage.kept_of(system.info(name))
         except FileNotFoundError:
             return None
     return kept.bytes, kept.version
@@ -68,7 +68,7 @@ def stamp_of(path: Path) -> tuple[int | str, ...] | None:
 
 def open_file(path: Path) -> IO[bytes]:
     """What the store has, to be read where one seeks to; nothing is read ahead. Raises PipelineError, StoreError."""
-    with storage._kept_at(path, "reading") as (system, name):
+    with storage.kept_at(path, "reading") as (system, name):
         file: IO[bytes] = system.open(name, "rb", cache_type="none")
         return file
 

@@ -129,7 +129,7 @@ def test_a_leak_is_marked_and_its_evidence_is_told() -> None:
     (entry,) = view.leaks
     assert entry.marks.startswith("‼ > ")
     assert entry.leak is not None
-    assert ("1887", 0) in entry.leak.evidence
+    assert entry.leak.evidence == (("1887", 0), ("trieste", 0))  # as it is said
     assert any('says "1887", which stands in event 0' in line for line in evidence_lines(view))
     assert any("‼ > In" in line for line in render(leaking(), 80))
 
