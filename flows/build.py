@@ -24,6 +24,7 @@ from flows.stages import (
     control,
     convert,
     dataset,
+    dedup,
     evaluate,
     filter,
     in_one_line,
@@ -37,8 +38,8 @@ from pipeline.build import GateError, stages_of
 from pipeline.manifest import Result, read_manifest
 
 FLOWS: dict[str, Flow[..., Any]] = {
-    "ingest": ingest, "convert": convert, "synth": synth, "filter": filter, "mix": mix, "dataset": dataset, "train": train,
-    "control": control, "evaluate": evaluate,
+    "ingest": ingest, "convert": convert, "synth": synth, "filter": filter, "dedup": dedup, "mix": mix, "dataset": dataset,
+    "train": train, "control": control, "evaluate": evaluate,
 }  # fmt: skip
 
 
@@ -77,8 +78,8 @@ def build_multistream_dataset(
     address: str | None = None,
     gpus: Annotated[int, Field(ge=0)] = 0,
 ) -> State[Any]:
-    """Multi-stream data from message corpora and chat models: ingest, convert, synthesize, filter, data set, train,
-    evaluate.
+    """Multi-stream data from message corpora and chat models: ingest, convert, synthesize, filter, remove copies, mix,
+    data set, train, evaluate.
 
     Stages and shards that are finished are skipped. The run fails with the one-line message of what is wrong.
 
@@ -116,6 +117,6 @@ def build_multistream_dataset(
 
 
 __all__ = [
-    "FLOWS", "build_multistream_dataset", "control", "convert", "dataset", "evaluate", "filter", "ingest", "mix", "synth",
-    "train",
+    "FLOWS", "build_multistream_dataset", "control", "convert", "dataset", "dedup", "evaluate", "filter", "ingest", "mix",
+    "synth", "train",
 ]  # fmt: skip

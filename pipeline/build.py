@@ -23,6 +23,7 @@ from pipeline.watching import Watcher as Watcher
 from pipeline.watching import tell_part, tell_rejected
 
 if TYPE_CHECKING:
+    from pipeline.dedup.config import DedupConfig
     from pipeline.evaluation.settings import EvaluateConfig
     from pipeline.stages.convert import RunShards
     from pipeline.training.settings import TrainConfig
@@ -238,8 +239,50 @@ def run_filter(
 
     watcher.stage(folders.FILTER)
     tell_part(watcher, sum(result.manifest.counters["out"] for result in inputs))
-    told = lambda records: watcher.progress(records, "records")  # noqa: E731
-    result = filter_stage(inputs, out / folders.FILTER, steps, workers, fresh, told)
+    result = filter_stage(
+        inputs, out / folders.FILTER, steps, workers, fresh, lambda records: watcher.progress(records, "records")
+    )
+    watcher.finished(result)
+    return result
+
+
+def dedup_config(config: BuildConfig, ingest: Manifest) -> DedupConfig:
+    """The ``dedup`` section; where it names no order of sources, theirs in the configuration."""
+    assert config.dedup is not None
+    if config.dedup.sources:
+        return config.dedup
+    from pipeline.stages.ingest import corpora_in_order
+
+    return config.dedup.model_copy(update={"sources": corpora_in_order(ingest)})
+
+
+def run_dedup(
+    config: BuildConfig,
+    out: Path,
+    ingest: Result,
+    inputs: Sequence[Result],
+    left_out: Sequence[Result],
+    workers: int,
+    fresh: bool,
+    watcher: Watcher,
+) -> Result | None:
+    """Which records are copies of others; None if the configuration does not ask for it."""
+    if config.dedup is None:
+        return None
+    from pipeline.stages.dedup import dedup_stage
+
+    watcher.stage(folders.DEDUP)
+    tell_part(watcher, sum(result.manifest.counters["out"] for result in inputs))
+    settings = dedup_config(config, ingest.manifest)
+    result = dedup_stage(
+        inputs,
+        out / folders.DEDUP,
+        settings,
+        left_out,
+        workers,
+        fresh,
+        lambda records: watcher.progress(records, "records"),
+    )
     watcher.finished(result)
     return result
 
@@ -394,7 +437,7 @@ def stages_of(config: BuildConfig) -> tuple[str, ...]:
     asked = {
         folders.SYNTH: config.synth is not None,
         folders.FILTER: bool(parse_filters(config.filters)),
-        folders.DEDUP: False,
+        folders.DEDUP: config.dedup is not None,
         folders.MIX: config.mix is not None,
         folders.CHECKPOINT: config.train is not None,
         folders.CONTROL: control,
@@ -430,6 +473,8 @@ def _build(config: BuildConfig, base: Path, out: Path, watcher: Watcher, workers
     records = [convert, *([synth] if synth else [])]
     filtered = run_filter(config, out, records, workers, fresh, watcher)
     left_out = [filtered] if filtered else []
+    unique = run_dedup(config, out, ingest, records, left_out, workers, fresh, watcher)
+    left_out += [unique] if unique else []
     mixed = run_mix(config, out, records, left_out, fresh, watcher)
     left_out += [mixed] if mixed else []
     dataset = run_dataset(config, out, records, left_out, fresh, watcher)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline import strict_yaml
 from pipeline.alignment import AlignmentError, parse_align_spec
+from pipeline.dedup.config import DedupConfig
 from pipeline.errors import ConfigError as ConfigError
 from pipeline.mixing import MixConfig
 
@@ -114,6 +115,7 @@ class BuildConfig(_Section):
     filters: Literal["default"] | list[str | dict[str, Any]] | None = Field(
         None, description="what the data set should not hold: `default`, or a list of filters; see docs/filters.md"
     )
+    dedup: DedupConfig | None = Field(None, description="exact and near copies, across all sources; see docs/dedup.md")
     mix: MixConfig | None = Field(None, description="how much of each source; see docs/mixing.md")
     synth: dict[str, Any] | None = Field(None, description="synthesis; see docs/synthesis.md")
     train: dict[str, Any] | None = Field(None, description="training; see docs/training.md")

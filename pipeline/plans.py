@@ -10,6 +10,7 @@ from pipeline import folders
 from pipeline.asked import Asked
 from pipeline.build import (
     convert_config,
+    dedup_config,
     evaluate_config,
     ingest_config,
     input_source,
@@ -26,6 +27,7 @@ from pipeline.plan import Plan
 _READS = {
     folders.CONVERT: (folders.INGEST,),
     folders.FILTER: (folders.CONVERT, folders.SYNTH),
+    folders.DEDUP: (folders.INGEST, folders.CONVERT, folders.SYNTH, folders.FILTER),
     folders.MIX: (folders.CONVERT, folders.SYNTH, folders.FILTER, folders.DEDUP),
     folders.DATASET: (folders.CONVERT, folders.SYNTH, *folders.LEAVING_OUT),
     folders.CHECKPOINT: (folders.DATASET,),
@@ -62,6 +64,11 @@ def plan_stage(name: str, asked: Asked, made: Mapping[str, Result], digests: boo
         from pipeline.stages.filter import plan as of_filter
 
         return of_filter([made[other].manifest for other in inputs_of(name, asked)], parse_filters(config.filters))
+    if name == folders.DEDUP:
+        from pipeline.stages.dedup import plan as of_dedup
+
+        manifests = [made[other].manifest for other in inputs_of(name, asked) if other != folders.INGEST]
+        return of_dedup(manifests, dedup_config(config, made[folders.INGEST].manifest))
     if name == folders.MIX:
         from pipeline.stages.mix import plan as of_mix
 

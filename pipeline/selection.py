@@ -24,11 +24,20 @@ Rule = Literal["ignore", "drop-bad", "only-good"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A rule with the marks that it goes by, by record id; and the directories of the stages that leave records out."""
+    """A rule with the marks that it goes by, by record id; and the directories of the stages that leave records out.
+
+    ``joined``: groups that are to be on one side of the split with others, by the name of all of them.
+    """
 
     rule: Rule = "ignore"
     marks: Mapping[str, Mark] = field(default_factory=dict)
     stages: tuple[Path, ...] = ()
+    joined: Mapping[str, str] = field(default_factory=dict)
+
+    def groups(self, table: pa.Table) -> list[str]:
+        """The group of each row, by which the split goes: those that share a cluster of copies are one."""
+        names: list[str] = table.column("group").to_pylist()
+        return [self.joined.get(name, name) for name in names] if self.joined else names
 
     @property
     def all(self) -> bool:
@@ -110,4 +119,9 @@ def _ids(books: tuple[tuple[Path, int], ...]) -> pa.Array:
 def select(rule: Rule, out: Path, stages: Sequence[Path] = ()) -> Selection:
     """The selection of a build in ``out`` by its marks, and by stages that leave out. Raises InputError where the marks cannot
     be read."""
-    return Selection(rule, {} if rule == "ignore" else read_marks(out / MARKS), tuple(stages))
+    joined: dict[str, str] = {}
+    for stage in stages:
+        for path in sorted(stage.glob("groups-*.parquet")):
+            table = pq.read_table(path)
+            joined.update(zip(table.column("group").to_pylist(), table.column("joined").to_pylist(), strict=True))
+    return Selection(rule, {} if rule == "ignore" else read_marks(out / MARKS), tuple(stages), joined)

@@ -50,8 +50,8 @@ def dataset_stage(
     Raises PipelineError.
     """
     named = {i.manifest.stage: i for i in inputs}
-    selection = select(config.marks, directory.parent, [result.directory for result in left_out])
-    planned = plan([i.manifest for i in [*inputs, *left_out]], config, selection)
+    stages = [result.directory for result in left_out]
+    planned = plan([i.manifest for i in [*inputs, *left_out]], config, select(config.marks, directory.parent))
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         if fresh:
@@ -61,6 +61,8 @@ def dataset_stage(
                 i.fetch(prefix)
         for result in left_out:
             result.fetch("filtered-")
+            result.fetch("groups-")
+        selection = select(config.marks, directory.parent, stages)
         records = {name: i.manifest.paths(i.directory, "records-") for name, i in named.items()}
         tokens = [p for i in named.values() for p in i.manifest.paths(i.directory, "tokens-")]
         all_records = [p for paths in records.values() for p in paths]
@@ -69,7 +71,7 @@ def dataset_stage(
         left = {part: _rows(paths) - filtered[part] for part, paths in {**records, INPUT_ONLY: unanswered}.items()}
         speaking, silent = sum(left.values()) - left[INPUT_ONLY], left[INPUT_ONLY]
         if not speaking and not silent:
-            raise PipelineError(_all_filtered(directory) if filtered else _NOTHING_LEFT)
+            raise PipelineError(_all_filtered(directory) if filtered.total() else _NOTHING_LEFT)
         metadata, name = _token_identity(tokens)
         scratch = directory / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -102,12 +104,12 @@ def dataset_stage(
         out = recount["train"] + recount["test"] + recount[INPUT_ONLY]
         balance(STAGE, total=total, out=out, filtered=filtered.total())
         counters: dict[str, Any] = {"in": total, "out": out, "rejected": 0, "filtered": filtered.total(), **recount}
-        if filtered:
+        if filtered.total():
             counters["filters"] = {name: dict(c) for name, c in reasons_in([directory / FILTERED_FILE]).items()}
         if selection.rule != "ignore":
             counters["unknown_marks"] = selection.unknown([*all_records, *unanswered])
         outputs = [notes.output(path) for path, _ in written]
-        if filtered:
+        if filtered.total():
             outputs.append(output_of(directory / FILTERED_FILE, directory, filtered.total()))
         return outputs, counters, {}
 

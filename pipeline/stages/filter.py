@@ -27,6 +27,9 @@ STAGE, VERSION = "filter", 1
 #: Characters of what a filter says of a conversation.
 DETAIL_LIMIT = 300
 
+#: So many records are judged before other processes could have started.
+FEW = 5_000
+
 #: A shard of records, and the stage's directory.
 _Item = tuple[Path, Path]
 
@@ -64,9 +67,10 @@ def filter_stage(
         todo = [s for s in shards if any(notes.finished(book) is None for book in books[s])]
         if progress:
             progress(sum(pq.read_metadata(s).num_rows for s in set(shards) - set(todo)))
-        given = ([{**step.settings()} for step in steps],)
+        given = ([step.settings() for step in steps],)
+        processes = 1 if sum(pq.read_metadata(s).num_rows for s in todo) <= FEW else workers
         try:
-            for (shard, _), _ in in_processes([(s, directory) for s in todo], judge_shard, prepare, given, workers):
+            for (shard, _), _ in in_processes([(s, directory) for s in todo], judge_shard, prepare, given, processes):
                 for book in books[shard]:
                     notes.remember(book, pq.read_metadata(book).num_rows)
                 if progress:
