@@ -31,7 +31,7 @@ def test_a_damaged_shard_is_told_and_the_others_are_shown(build: Path, tmp_path:
         await press(pilot, "n")
         text = " ".join(screen_text(pilot.app).split())
         assert "record 1 of 2" in text
-        assert "records-00001.parquet" in text
+        assert "records-00001.parquet" in text.replace(" ", "")  # a long path goes over the end of a line
         assert "Where is parcel" not in text
         await press(pilot, "down", "right", "space", "i", "t", "s", "y", "m", "p")
         assert "Where is parcel 0?" in screen_text(pilot.app)
