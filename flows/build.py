@@ -24,9 +24,12 @@ from flows.stages import (
     control,
     convert,
     dataset,
+    dedup,
     evaluate,
+    filter,
     in_one_line,
     ingest,
+    mix,
     synth,
     train,
 )
@@ -35,8 +38,8 @@ from pipeline.build import GateError, stages_of
 from pipeline.manifest import Result, read_manifest
 
 FLOWS: dict[str, Flow[..., Any]] = {
-    "ingest": ingest, "convert": convert, "synth": synth, "dataset": dataset, "train": train, "control": control,
-    "evaluate": evaluate,
+    "ingest": ingest, "convert": convert, "synth": synth, "filter": filter, "dedup": dedup, "mix": mix, "dataset": dataset,
+    "train": train, "control": control, "evaluate": evaluate,
 }  # fmt: skip
 
 
@@ -75,7 +78,8 @@ def build_multistream_dataset(
     address: str | None = None,
     gpus: Annotated[int, Field(ge=0)] = 0,
 ) -> State[Any]:
-    """Multi-stream data from message corpora and chat models: ingest, convert, synthesize, data set, train, evaluate.
+    """Multi-stream data from message corpora and chat models: ingest, convert, synthesize, filter, remove copies, mix,
+    data set, train, evaluate.
 
     Stages and shards that are finished are skipped. The run fails with the one-line message of what is wrong.
 
@@ -113,5 +117,6 @@ def build_multistream_dataset(
 
 
 __all__ = [
-    "FLOWS", "build_multistream_dataset", "control", "convert", "dataset", "evaluate", "ingest", "synth", "train",
+    "FLOWS", "build_multistream_dataset", "control", "convert", "dataset", "dedup", "evaluate", "filter", "ingest", "mix",
+    "synth", "train",
 ]  # fmt: skip

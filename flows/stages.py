@@ -31,8 +31,11 @@ from pipeline.build import (
     run_control,
     run_convert,
     run_dataset,
+    run_dedup,
     run_evaluate,
+    run_filter,
     run_ingest,
+    run_mix,
     run_synthesize,
     run_train,
     stages_of,
@@ -108,8 +111,27 @@ def _synth(config: BuildConfig, base: Path, out: Path, _made: Made, fresh: bool,
     return run_synthesize(config, base, out, fresh, watcher)
 
 
+def _filter(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
+    return run_filter(config, out, list(made.values()), 0, fresh, watcher)
+
+
+def _dedup(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
+    records, left_out = _apart({name: result for name, result in made.items() if name != folders.INGEST})
+    return run_dedup(config, out, made[folders.INGEST], records, left_out, 0, fresh, watcher)
+
+
+def _mix(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
+    return run_mix(config, out, *_apart(made), fresh, watcher)
+
+
+def _apart(made: Made) -> tuple[list[Result], list[Result]]:
+    """The stages that made records, and those that leave some of them out."""
+    left_out = [result for name, result in made.items() if name in folders.LEAVING_OUT]
+    return [result for name, result in made.items() if name not in folders.LEAVING_OUT], left_out
+
+
 def _dataset(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result:
-    return run_dataset(config, out, list(made.values()), fresh, watcher)
+    return run_dataset(config, out, *_apart(made), fresh, watcher)
 
 
 def _train(config: BuildConfig, _base: Path, out: Path, made: Made, fresh: bool, watcher: Watcher) -> Result | None:
@@ -141,6 +163,9 @@ STAGES = {
         Stage("ingest", folders.INGEST, _ingest),
         Stage("convert", folders.CONVERT, None),
         Stage("synth", folders.SYNTH, _synth, loads_a_model=True),
+        Stage("filter", folders.FILTER, _filter),
+        Stage("dedup", folders.DEDUP, _dedup),
+        Stage("mix", folders.MIX, _mix),
         Stage("dataset", folders.DATASET, _dataset),
         Stage("train", folders.CHECKPOINT, _train, loads_a_model=True),
         Stage("control", folders.CONTROL, _control, loads_a_model=True),
@@ -336,6 +361,9 @@ def _converting(name: str, about: str) -> Flow[..., Any]:
 ingest = _plain("ingest", "Inputs named by the configuration to shards of source units.")
 convert = _converting("convert", "Source units to records and tokens, a task per shard.")
 synth = _with_a_model("synth", "New dialogues from a chat model.")
+filter = _plain("filter", "What the configured filters leave out of the data set.")
+dedup = _plain("dedup", "Which records are copies of others, across all sources.")
+mix = _plain("mix", "What is left out so that each source has its share.")
 dataset = _plain("dataset", "Split by group, global shuffle, final shards, and the card.")
 train = _with_a_model("train", "Fine-tuning on the train split.")
 control = _with_a_model("control", "The same training on permuted inputs.")

@@ -13,6 +13,7 @@ from pipeline.asked import Asked, recording
 from pipeline.config import BuildConfig, ConfigError, SourceConfig, parse_config
 from pipeline.convert import ConvertConfig, ShardCounts, ShardResult
 from pipeline.errors import PipelineError
+from pipeline.filters import parse_filters
 from pipeline.located import check_control, check_named, check_synth_models, check_tokenizer_of
 from pipeline.manifest import Manifest, Result
 from pipeline.shards import ShuffleConfig
@@ -22,6 +23,7 @@ from pipeline.watching import Watcher as Watcher
 from pipeline.watching import tell_part, tell_rejected
 
 if TYPE_CHECKING:
+    from pipeline.dedup.config import DedupConfig
     from pipeline.evaluation.settings import EvaluateConfig
     from pipeline.stages.convert import RunShards
     from pipeline.training.settings import TrainConfig
@@ -226,25 +228,110 @@ def _is_replayed(state: SynthState) -> bool:
     return state.in_shards or not getattr(state.engine, "asked", True)
 
 
-def run_dataset(config: BuildConfig, out: Path, inputs: Sequence[Result], fresh: bool, watcher: Watcher) -> Result:
-    """Stage 4: split by group, global shuffle, final shards, and the card."""
+def run_filter(
+    config: BuildConfig, out: Path, inputs: Sequence[Result], workers: int, fresh: bool, watcher: Watcher
+) -> Result | None:
+    """Stage 4: what the configured filters leave out; None if the configuration asks for none."""
+    steps = parse_filters(config.filters)
+    if not steps:
+        return None
+    from pipeline.stages.filter import filter_stage
+
+    watcher.stage(folders.FILTER)
+    tell_part(watcher, sum(result.manifest.counters["out"] for result in inputs))
+    result = filter_stage(
+        inputs, out / folders.FILTER, steps, workers, fresh, lambda records: watcher.progress(records, "records")
+    )
+    watcher.finished(result)
+    return result
+
+
+def dedup_config(config: BuildConfig, ingest: Manifest) -> DedupConfig:
+    """The ``dedup`` section; where it names no order of sources, theirs in the configuration."""
+    assert config.dedup is not None
+    if config.dedup.sources:
+        return config.dedup
+    from pipeline.stages.ingest import corpora_in_order
+
+    return config.dedup.model_copy(update={"sources": corpora_in_order(ingest)})
+
+
+def run_dedup(
+    config: BuildConfig,
+    out: Path,
+    ingest: Result,
+    inputs: Sequence[Result],
+    left_out: Sequence[Result],
+    workers: int,
+    fresh: bool,
+    watcher: Watcher,
+) -> Result | None:
+    """Which records are copies of others; None if the configuration does not ask for it."""
+    if config.dedup is None:
+        return None
+    from pipeline.stages.dedup import dedup_stage
+
+    watcher.stage(folders.DEDUP)
+    tell_part(watcher, sum(result.manifest.counters["out"] for result in inputs))
+    settings = dedup_config(config, ingest.manifest)
+    result = dedup_stage(
+        inputs,
+        out / folders.DEDUP,
+        settings,
+        left_out,
+        workers,
+        fresh,
+        lambda records: watcher.progress(records, "records"),
+    )
+    watcher.finished(result)
+    return result
+
+
+def run_mix(
+    config: BuildConfig,
+    out: Path,
+    inputs: Sequence[Result],
+    left_out: Sequence[Result],
+    fresh: bool,
+    watcher: Watcher,
+) -> Result | None:
+    """What is left out so that each source has its share; None if the configuration asks for none."""
+    if config.mix is None:
+        return None
+    from pipeline.stages.mix import mix_stage
+
+    watcher.stage(folders.MIX)
+    result = mix_stage(inputs, out / folders.MIX, config.mix, config.seed, left_out, fresh)
+    watcher.finished(result)
+    return result
+
+
+def run_dataset(
+    config: BuildConfig,
+    out: Path,
+    inputs: Sequence[Result],
+    left_out: Sequence[Result],
+    fresh: bool,
+    watcher: Watcher,
+) -> Result:
+    """Stage 5: what is left, split by group, globally shuffled into final shards, and the card."""
     from pipeline.card import renew_card
     from pipeline.stages.dataset import dataset_stage
 
     watcher.stage(folders.DATASET)
-    result = dataset_stage(inputs, out / folders.DATASET, shuffle_config(config), fresh)
+    result = dataset_stage(inputs, out / folders.DATASET, shuffle_config(config), fresh, left_out)
     renew_card(out, config.title or config.name)
     watcher.finished(result)
     return result
 
 
 def run_train(config: BuildConfig, out: Path, dataset: Result, fresh: bool, watcher: Watcher) -> Result | None:
-    """Stage 5: fine-tuning on the train split; None if the configuration asks for none."""
+    """Stage 6: fine-tuning on the train split; None if the configuration asks for none."""
     return None if config.train is None else _train(config, out, folders.CHECKPOINT, dataset, fresh, watcher)
 
 
 def run_control(config: BuildConfig, out: Path, dataset: Result, fresh: bool, watcher: Watcher) -> Result | None:
-    """Stage 6: the same training on permuted inputs; None unless ``evaluate.control`` is true."""
+    """Stage 7: the same training on permuted inputs; None unless ``evaluate.control`` is true."""
     if folders.CONTROL not in stages_of(config):
         return None
     return _train(config, out, folders.CONTROL, dataset, fresh, watcher)
@@ -280,7 +367,7 @@ def run_evaluate(
     fresh: bool,
     watcher: Watcher,
 ) -> Result:
-    """Stage 7: spot-evaluation on the test split and its report. Raises GateError if the gate fails."""
+    """Stage 8: spot-evaluation on the test split and its report. Raises GateError if the gate fails."""
     from pipeline.card import renew_card
     from pipeline.stages.evaluate import evaluate_stage
 
@@ -349,6 +436,9 @@ def stages_of(config: BuildConfig) -> tuple[str, ...]:
     control = config.train is not None and (config.evaluate or {}).get("control") is True
     asked = {
         folders.SYNTH: config.synth is not None,
+        folders.FILTER: bool(parse_filters(config.filters)),
+        folders.DEDUP: config.dedup is not None,
+        folders.MIX: config.mix is not None,
         folders.CHECKPOINT: config.train is not None,
         folders.CONTROL: control,
         folders.REPORT: config.train is not None,
@@ -380,8 +470,15 @@ def _build(config: BuildConfig, base: Path, out: Path, watcher: Watcher, workers
     ingest = run_ingest(config, base, out, fresh, watcher)
     convert = run_convert(config, out, ingest, workers, fresh, watcher)
     synth = run_synthesize(config, base, out, fresh, watcher)
-    dataset = run_dataset(config, out, [convert, *([synth] if synth else [])], fresh, watcher)
-    done = [ingest, convert, *([synth] if synth else []), dataset]
+    records = [convert, *([synth] if synth else [])]
+    filtered = run_filter(config, out, records, workers, fresh, watcher)
+    left_out = [filtered] if filtered else []
+    unique = run_dedup(config, out, ingest, records, left_out, workers, fresh, watcher)
+    left_out += [unique] if unique else []
+    mixed = run_mix(config, out, records, left_out, fresh, watcher)
+    left_out += [mixed] if mixed else []
+    dataset = run_dataset(config, out, records, left_out, fresh, watcher)
+    done = [ingest, *records, *left_out, dataset]
     checkpoint = run_train(config, out, dataset, fresh, watcher)
     if checkpoint is not None:
         control = run_control(config, out, dataset, fresh, watcher)

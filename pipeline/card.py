@@ -20,7 +20,7 @@ from pipeline.front_matter import configs_of, front_matter
 from pipeline.license_mix import Conflict, card_license, conflicts
 from pipeline.manifest import Manifest, canonical_json, fetch, publish, read_manifest, remove_temporaries, tidy
 from pipeline.statistics.plots import NAMES, draw_plots
-from pipeline.statistics.rejects import find_rejects, rejects_of
+from pipeline.statistics.rejects import find_rejects, left_out_of, rejects_of
 from pipeline.statistics.timeline import choose, draw_timeline
 from pipeline.stats import RecordStats, stats_of
 from pipeline.together import manifests_of
@@ -252,7 +252,7 @@ def _facts(
         else None,
         "claims": card_facts.claims(list(summary["policies"])),
         "policies": card_facts.policies(every),
-        "filters": card_facts.filters(manifests, rejects),
+        "filters": card_facts.filters(manifests, [*rejects, *left_out_of(out)]),
         "rejects_known": reject_shards is not None,
         "limits": list(card_facts.limits(every, splits, manifests, found, report)),
         "report": report,

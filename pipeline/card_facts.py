@@ -15,7 +15,7 @@ from pipeline.asked import Asked, read_asked
 from pipeline.errors import ConfigError
 from pipeline.license_mix import Conflict, by_corpus
 from pipeline.manifest import Manifest
-from pipeline.statistics.rejects import Rejected
+from pipeline.statistics.rejects import FILTERED, FLAGGED, Rejected
 from pipeline.statistics.sums import PolicyStats, merged
 from pipeline.stats import RecordStats
 
@@ -36,7 +36,9 @@ _SYNTHETIC = {
     "synth/teacher": "a chat model wrote the output again, chunk by chunk, from what had been read by then",
 }
 
-_TABLED = (folders.INGEST, folders.CONVERT, folders.SYNTH, folders.DATASET, folders.CHECKPOINT, folders.REPORT)
+_TABLED = (
+    folders.INGEST, folders.CONVERT, folders.SYNTH, *folders.LEAVING_OUT, folders.DATASET, folders.CHECKPOINT, folders.REPORT,
+)  # fmt: skip
 _PLAIN_VALUE = re.compile(r"[\w.:,=+*-]{1,80}")
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|url|path|dir|host)$", re.IGNORECASE)
 
@@ -80,8 +82,8 @@ def stages(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
         {
             "name": name,
             "version": m.version,
-            "fingerprint": m.fingerprint[:12] if name in _TABLED[:4] else "",
-            **{side: m.counters.get(side) for side in ("in", "out", "rejected")},
+            "fingerprint": m.fingerprint[:12] if name in _TABLED[: _TABLED.index(folders.DATASET) + 1] else "",
+            **{side: m.counters.get(side) for side in ("in", "out", "rejected", "filtered")},
         }
         for name, m in manifests.items()
         if name in _TABLED
@@ -93,12 +95,13 @@ def settings(manifests: Mapping[str, Manifest]) -> str:
     import yaml
 
     shown: dict[str, Any] = {}
-    for name in (folders.CONVERT, folders.SYNTH, folders.DATASET):
+    for name in (folders.CONVERT, folders.SYNTH, *folders.LEAVING_OUT, folders.DATASET):
         if name in manifests:
             shown[name] = {
                 key: value
                 for key, value in manifests[name].config.items()
-                if not isinstance(value, list) and (name != folders.SYNTH or not isinstance(value, dict))
+                if name in folders.LEAVING_OUT
+                or (not isinstance(value, list) and (name != folders.SYNTH or not isinstance(value, dict)))
             }
     return yaml.safe_dump(shown, sort_keys=True, allow_unicode=False, width=100).replace("`", "'") if shown else ""
 
@@ -185,6 +188,7 @@ def claims(names: Sequence[str]) -> list[tuple[str, str]]:
 def filters(manifests: Mapping[str, Manifest], rejects: Sequence[Rejected]) -> list[dict[str, Any]]:
     """What was left out, by stage and reason, with its share of what the stage was given and the corpora of rejects."""
     given = {m.stage: m.counters.get("in") for m in manifests.values()}
+    given |= {FILTERED: given.get(folders.DATASET), FLAGGED: given.get(folders.FILTER)}
     counts: dict[tuple[str, str], int] = {}
     corpora: dict[tuple[str, str], Counter[str]] = {}
     for each in rejects:
@@ -193,7 +197,6 @@ def filters(manifests: Mapping[str, Manifest], rejects: Sequence[Rejected]) -> l
     booked = (
         (folders.CONVERT, "excluded", "excluded"),
         (folders.CONVERT, "input_only", "input_only"),
-        (folders.DATASET, "filtered", "marks"),
     )
     for folder, name, reason in booked:
         if (manifest := manifests.get(folder)) is not None and manifest.counters.get(name):
@@ -251,11 +254,7 @@ def limits(
     test = splits["test"].records if "test" in splits else 0
     if whole.records and test < 100:
         yield f"The test split has {test:,} records: figures on it are rough."
-    for folder, words in (("filter", "quality, secrets or personal data"), ("dedup", "near-copies")):
-        if folder not in manifests:
-            yield f"No stage has looked for {words}." + (
-                " Copies of one first input are kept on one side of the split." if folder == "dedup" else ""
-            )
+    yield from _not_looked_for(manifests)
     if conflicts:
         yield "The licences of the sources need a look: see *Sources and licences*."
     synth = manifests.get(folders.SYNTH)
@@ -277,3 +276,20 @@ def read_report(out: Path, manifests: Mapping[str, Manifest]) -> dict[str, Any] 
         return None
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
+
+
+def _not_looked_for(manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    """What no filter of the build looked for."""
+    filtering = manifests.get(folders.FILTER)
+    used = {step["filter"] for step in filtering.config["filters"]} if filtering is not None else set()
+    looks = {
+        "quality": {"repetition", "quality", "encoding", "length"},
+        "secrets": {"secrets"},
+        "personal data": {"personal"},
+        "evaluation sets": {"contamination"},
+    }
+    missing = [words for words, names in looks.items() if not used & names]
+    if missing:
+        yield f"No filter has looked for {', '.join(missing[:-1])}{' or ' if missing[1:] else ''}{missing[-1]}."
+    if folders.DEDUP not in manifests:
+        yield "No stage has looked for near-copies. Copies of one first input are kept on one side of the split."

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline import strict_yaml
 from pipeline.alignment import AlignmentError, parse_align_spec
+from pipeline.dedup.config import DedupConfig
 from pipeline.errors import ConfigError as ConfigError
+from pipeline.mixing import MixConfig
 
 
 class _Section(BaseModel):
@@ -110,10 +112,26 @@ class BuildConfig(_Section):
     ingest: IngestSection = IngestSection()
     convert: ConvertSection = ConvertSection()
     shards: ShardSection = ShardSection()
+    filters: Literal["default"] | list[str | dict[str, Any]] | None = Field(
+        None, description="what the data set should not hold: `default`, or a list of filters; see docs/filters.md"
+    )
+    dedup: DedupConfig | None = Field(None, description="exact and near copies, across all sources; see docs/dedup.md")
+    mix: MixConfig | None = Field(None, description="how much of each source; see docs/mixing.md")
     synth: dict[str, Any] | None = Field(None, description="synthesis; see docs/synthesis.md")
     train: dict[str, Any] | None = Field(None, description="training; see docs/training.md")
     evaluate: dict[str, Any] | None = Field(None, description="evaluation and its gate; see docs/evaluation.md")
     exclude_ids: list[str] = Field(default_factory=list, description="conversation or record ids to leave out")
+
+    @field_validator("filters")
+    @classmethod
+    def _known_filters(cls, value: Any) -> Any:
+        from pipeline.filters import parse_filters
+
+        try:
+            parse_filters(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
 
 
 def source_of(argument: str) -> dict[str, Any]:

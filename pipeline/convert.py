@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import leaks, storage
+from pipeline import leaks
 from pipeline.alignment import Aligned, AlignSpec, align_all, parse_align_spec, prepared, speaks
 from pipeline.alignment.plan import Resources
 from pipeline.checks import record_violations
 from pipeline.conversation import Conversation, RecordError, Source, conversation_id
 from pipeline.errors import ConservationError
 from pipeline.ingest import RAW_LIMIT
+from pipeline.lanes import start_process
 from pipeline.manifest import Output, fetch_file, keep, output_of
 from pipeline.memory import give_back
 from pipeline.records import Clock, Document, Tables, build_tables, encode_spans, to_json, token_grid_metadata
@@ -700,19 +698,14 @@ def start_worker(config: ConvertConfig, mounted: Sequence[Mount] = ()) -> None:
 
     ``mounted``: what is mounted in the process that gives the work (``storage.mounts``).
     """
+    start_process(mounted)
+    prepare_to_convert(config)
+
+
+def prepare_to_convert(config: ConvertConfig) -> None:
+    """Makes this process ready for ``convert_in_worker``."""
     global _worker
-    storage.mount(*mounted)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    pa.set_cpu_count(1)
     _worker = Converter(config)
-
-
-def _end_with_parent() -> None:
-    """A killed build must leave no process behind that goes on writing shards."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 def convert_in_worker(units: Path, number: int, directory: Path) -> ShardResult:

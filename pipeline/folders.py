@@ -7,12 +7,16 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
-INGEST, CONVERT, SYNTH, DATASET = "ingest", "convert", "synth", "dataset"
+INGEST, CONVERT, SYNTH, FILTER, DEDUP, MIX, DATASET = (
+    "ingest", "convert", "synth", "filter", "dedup", "mix", "dataset",
+)  # fmt: skip
 CHECKPOINT, CONTROL, REPORT = "checkpoint", "control", "report"
 
 #: The stages of a build in their order, by folder.
-STAGES = (INGEST, CONVERT, SYNTH, DATASET, CHECKPOINT, CONTROL, REPORT)
+STAGES = (INGEST, CONVERT, SYNTH, FILTER, DEDUP, MIX, DATASET, CHECKPOINT, CONTROL, REPORT)
 
+#: The stages that leave records out of the data set: they write which, not the records.
+LEAVING_OUT = (FILTER, DEDUP, MIX)
 
 #: The split of the conversations without any answer: text only, never trained on.
 INPUT_ONLY = "input_only"

@@ -25,7 +25,10 @@ from pipeline.errors import ConservationError, PipelineError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp"
-_SHARD = re.compile(r"(units|rejects|records|tokens-.+|ledger|input-only|filtered)-\d{5}(-of-\d{5})?\.parquet")
+_SHARD = re.compile(
+    r"(units|rejects|records|tokens-.+|ledger|input-only|(filtered|flagged)(-input-only)?|clusters|groups)"
+    r"-\d{5}(-of-\d{5})?\.parquet"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pipeline import folders
 from pipeline.asked import Asked
 from pipeline.build import (
     convert_config,
+    dedup_config,
     evaluate_config,
     ingest_config,
     input_source,
@@ -25,7 +26,10 @@ from pipeline.plan import Plan
 #: The stages that each one reads, by folder.
 _READS = {
     folders.CONVERT: (folders.INGEST,),
-    folders.DATASET: (folders.CONVERT, folders.SYNTH),
+    folders.FILTER: (folders.CONVERT, folders.SYNTH),
+    folders.DEDUP: (folders.INGEST, folders.CONVERT, folders.SYNTH, folders.FILTER),
+    folders.MIX: (folders.CONVERT, folders.SYNTH, folders.FILTER, folders.DEDUP),
+    folders.DATASET: (folders.CONVERT, folders.SYNTH, *folders.LEAVING_OUT),
     folders.CHECKPOINT: (folders.DATASET,),
     folders.CONTROL: (folders.DATASET,),
     folders.REPORT: (folders.DATASET, folders.CHECKPOINT, folders.CONTROL),
@@ -55,6 +59,21 @@ def plan_stage(name: str, asked: Asked, made: Mapping[str, Result], digests: boo
         return of_convert(made[folders.INGEST].manifest, convert_config(config))
     if name == folders.SYNTH:
         return _of_synthesis(asked, digests)
+    if name == folders.FILTER:
+        from pipeline.filters import parse_filters
+        from pipeline.stages.filter import plan as of_filter
+
+        return of_filter([made[other].manifest for other in inputs_of(name, asked)], parse_filters(config.filters))
+    if name == folders.DEDUP:
+        from pipeline.stages.dedup import plan as of_dedup
+
+        manifests = [made[other].manifest for other in inputs_of(name, asked) if other != folders.INGEST]
+        return of_dedup(manifests, dedup_config(config, made[folders.INGEST].manifest))
+    if name == folders.MIX:
+        from pipeline.stages.mix import plan as of_mix
+
+        assert config.mix is not None
+        return of_mix([made[other].manifest for other in inputs_of(name, asked)], config.mix, config.seed)
     if name == folders.DATASET:
         from pipeline.selection import select
         from pipeline.stages.dataset import plan as of_dataset

@@ -198,7 +198,7 @@ def _plan_split(paths: list[Path], config: ShuffleConfig, selection: Selection) 
     test = total = 0
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(8192, columns=["id", "group"]):
-            groups = selection.keep(pa.Table.from_batches([batch])).column("group").to_pylist()
+            groups = selection.groups(selection.keep(pa.Table.from_batches([batch]), path))
             if not groups:
                 continue
             hashes = group_hashes(groups, config)
@@ -225,7 +225,7 @@ Keyed = tuple[pa.Table, npt.NDArray[np.uint64]]
 def _read_shards(paths: Sequence[Path], schema: pa.Schema, selection: Selection) -> Iterator[pa.Table]:
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(CHUNK_ROWS):
-            yield selection.keep(pa.Table.from_batches([batch]).cast(schema))
+            yield selection.keep(pa.Table.from_batches([batch]).cast(schema), path)
 
 
 def _stored(path: Path) -> Iterator[pa.Table]:
@@ -279,7 +279,7 @@ def _deal_splits(
     selection: Selection,
 ) -> dict[str, Path]:
     def is_test(table: pa.Table) -> IntArray:
-        return (group_hashes(table.column("group").to_pylist(), config) < limit).astype(np.int64)
+        return (group_hashes(selection.groups(table), config) < limit).astype(np.int64)
 
     buckets = {split: scratch / f"all-{split}" for split in ("train", "test")}
     _deal(_read_shards(paths, schema, selection), schema, list(buckets.values()), is_test)

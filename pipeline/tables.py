@@ -136,9 +136,9 @@ REJECTS = pa.schema(
     ]
 )
 
-#: What filters left out of the data set. ``stage``: the one whose output it was; ``detail``: what the filter says of it.
+#: What filters left out of the data set or flagged. ``stage``: the one whose output it was; ``detail``: what the filter says.
 FILTERED = pa.schema([pa.field(name, pa.string(), nullable=False) for name in (
-    "id", "conversation_id", "stage", "filter", "reason", "detail",
+    "id", "conversation_id", "corpus", "stage", "filter", "reason", "detail",
 )])  # fmt: skip
 
 #: What ingest hands to conversion: source units, verbatim.

@@ -10,7 +10,11 @@ from pipeline.manifest import Manifest, read_manifest
 #: What each stage is made of, by folder and by the name that its manifest gives the input.
 _MADE_OF = {
     folders.CONVERT: {folders.INGEST: "ingest"},
-    folders.DATASET: {folders.CONVERT: "convert", folders.SYNTH: "synthesize"},
+    folders.DATASET: {
+        **{name: name for name in folders.LEAVING_OUT},
+        folders.CONVERT: "convert",
+        folders.SYNTH: "synthesize",
+    },
     folders.CHECKPOINT: {folders.DATASET: "dataset"},
     folders.CONTROL: {folders.DATASET: "dataset"},
     folders.REPORT: {folders.DATASET: "dataset", folders.CHECKPOINT: "checkpoint"},

@@ -16,7 +16,8 @@ from pipeline import folders, leaks
 from pipeline.checks import record_violations, token_violations
 from pipeline.conservation import recount_convert, recount_dataset, recount_ingest
 from pipeline.errors import ConservationError, InputError
-from pipeline.manifest import damaged, read_manifest
+from pipeline.leftout import record_shards, recount
+from pipeline.manifest import Result, damaged, read_manifest
 from pipeline.records import to_json
 from pipeline.tables import RECORDS
 from pipeline.tokenization import TextTokenizer, TokenizerError, load_tokenizer
@@ -105,6 +106,10 @@ def _books(path: Path, report: Report) -> None:
     with _recounted(path, report):
         if read is not None and read_manifest(convert):
             report.checked["books"] += recount_convert(ingest, convert)["in"]
+        for left_out in folders.LEAVING_OUT:
+            for shard in _judged(path) if read_manifest(path / left_out) else ():
+                report.checked["books"] += recount(shard, path / left_out)["in"]
+    with _recounted(path, report):
         if read_manifest(dataset) and read_manifest(convert):
             inputs = [
                 (s, sorted((path / s).glob("records-*.parquet")))
@@ -112,6 +117,12 @@ def _books(path: Path, report: Report) -> None:
                 if (path / s).is_dir()
             ]
             recount_dataset(inputs, dataset, sorted(convert.glob("input-only-*.parquet")))
+
+
+def _judged(path: Path) -> list[Path]:
+    """The shards of records that stages which leave records out have read."""
+    directories = [path / name for name in (folders.CONVERT, folders.SYNTH)]
+    return record_shards([Result(d, m, skipped=True) for d in directories if (m := read_manifest(d)) is not None])
 
 
 @contextmanager

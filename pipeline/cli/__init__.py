@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli import build, chat, data, export, gain, model, publish, stats, status, synthesize, view
+from pipeline.cli import build, chat, data, export, filter, gain, model, publish, stats, status, synthesize, view
 from pipeline.cli.stopping import Stopped
 from pipeline.errors import ConfigError, PipelineError
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (build, status, data, view, stats, gain, synthesize, model, chat, publish, export):
+for group in (build, status, data, view, stats, filter, gain, synthesize, model, chat, publish, export):
     group.register(app)
 
 

@@ -158,6 +158,6 @@ def convert(
     with live.watching(stages_of(config), as_json) as watcher, recording(out, Asked(config, Path())):
         ingest = run_ingest(config, Path(), out, fresh, watcher)
         converted = run_convert(config, out, ingest, workers, fresh, watcher)
-        run_dataset(config, out, [converted], fresh, watcher)
+        run_dataset(config, out, [converted], [], fresh, watcher)
         watcher.ended(_document(out, watcher.skipped))
     _summary(out, watcher.skipped, as_json)

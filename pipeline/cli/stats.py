@@ -33,7 +33,11 @@ def stats(
         typer.Option(help="Write the plots (SVG) into this folder too.", metavar="DIR", show_default=False, **LOCAL),
     ] = None,
     rejects: Annotated[
-        bool, typer.Option("--rejects", help="Only the rejects: by stage, reason and corpus, each with a message.")
+        bool,
+        typer.Option(
+            "--rejects",
+            help="Only what is not in: rejects and filtered records by reason and corpus, each with a message.",
+        ),
     ] = False,
 ) -> None:
     """Conversations, tokens, silence, overlap, rows saved against `turns`, latencies, leaks and rejects.
@@ -46,20 +50,24 @@ def stats(
     from pipeline.cli import console
     from pipeline.errors import InputError
     from pipeline.folders import find_records
-    from pipeline.statistics.rejects import find_rejects, rejects_of
+    from pipeline.statistics.rejects import find_rejects, left_out_of, rejects_of
 
     if rejects and plots is not None:
         raise typer.BadParameter("--plots draws records: leave out --rejects")
     if rejects and not path.exists():
         raise InputError(f"{storage.shown(path)} is not there")
     found_rejects = find_rejects(path)
-    refused = rejects_of(found_rejects or ())
+    refused, left_out = rejects_of(found_rejects or ()), left_out_of(path)
     if rejects:
         if found_rejects is None:
             raise InputError(
                 f"no stage that rejects is at {storage.shown(path)}: name a build, or its folder ingest or convert"
             )
-        console.print_json(_listed(refused)) if as_json else _print_rejects(refused, with_messages=True)
+        if as_json:
+            console.print_json(_listed([*refused, *left_out]))
+        else:
+            _print_rejects(refused, with_messages=True)
+            _print_left_out(left_out, with_messages=True)
         return
     from pipeline.stats import stats_of
 
@@ -72,11 +80,18 @@ def stats(
     if plots is not None:
         written = write_plots(plots, found, refused)
     if as_json:
-        console.print_json({**found.summary(), "rejects": None if found_rejects is None else _listed(refused)})
+        console.print_json(
+            {
+                **found.summary(),
+                "rejects": None if found_rejects is None else _listed(refused),
+                "left_out": _listed(left_out),
+            }
+        )
         return
     _print_records(found)
     if found_rejects is not None:
         _print_rejects(refused, with_messages=False)
+    _print_left_out(left_out, with_messages=False)
     if plots is not None:
         console.out.print(f"\n{len(written)} plots in {console.shown(plots)}", markup=False)
 
@@ -154,6 +169,19 @@ def _print_rejects(refused: Sequence[Rejected], with_messages: bool) -> None:
         "Rejects",
         ["stage", "reason", "corpus", "rejects", *more],
         [[r.stage, r.code, r.corpus, _count(r.count), *([" " + r.message] if with_messages else [])] for r in refused],
+        texts=3,
+        last_is_text=with_messages,
+    )
+
+
+def _print_left_out(found: Sequence[Rejected], with_messages: bool) -> None:
+    if not found:
+        return
+    more = [" first detail"] if with_messages else []
+    _table(
+        "Filters",
+        ["", "filter and reason", "corpus", "records", *more],
+        [[r.stage, r.code, r.corpus, _count(r.count), *([" " + r.message] if with_messages else [])] for r in found],
         texts=3,
         last_is_text=with_messages,
     )

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields, replace
-from multiprocessing import get_context
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +15,18 @@ from pipeline.claim import check_held
 from pipeline.conservation import OUTCOMES
 from pipeline.convert import (
     ConvertConfig,
-    Converter,
     ShardCounts,
     ShardResult,
     convert_in_worker,
-    convert_shard,
-    start_worker,
+    prepare_to_convert,
 )
 from pipeline.errors import PipelineError
+from pipeline.lanes import in_processes
 from pipeline.manifest import Manifest, Output, Result, balance, damaged, is_shard, publish_text, run_stage
 from pipeline.plan import Plan
 from pipeline.tokenization import load_tokenizer, metadata
 
 STAGE, VERSION = "convert", 2
-
-#: After so many shards another process takes over: starting one costs about as much as half a shard.
-SHARDS_OF_A_PROCESS = 32
 
 Progress = Callable[[ShardCounts], None]
 
@@ -131,70 +122,15 @@ def run_in_processes(
     todo: Sequence[Shard], directory: Path, config: ConvertConfig, workers: int
 ) -> Iterator[tuple[int, str, ShardResult]]:
     """The default ``RunShards``: processes that take a shard each, or this one where one is enough."""
-    processes = min(workers or os.cpu_count() or 1, len(todo))
-    if processes <= 1:
-        converter = Converter(config)
-        for number, path, key in todo:
-            yield number, key, convert_shard(path, number, directory, converter)
-        return
-    waiting = deque(todo)
-    lanes = [_Lane(config) for _ in range(processes)]
-    under_way: dict[Future[ShardResult], tuple[_Lane, int, str]] = {}
-    try:
-        idle = list(lanes)
-        while waiting or under_way:
-            for lane in idle[: len(waiting)]:
-                number, path, key = waiting.popleft()
-                under_way[lane.convert(path, number, directory)] = (lane, number, key)
-            finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            ended = [(future, *under_way.pop(future)) for future in finished]
-            idle = [lane for _, lane, _, _ in ended]
-            for future, _, number, key in sorted(ended, key=itemgetter(2)):
-                yield number, key, future.result()
-    finally:
-        for lane in lanes:
-            lane.close()
+    keys = {number: key for number, _, key in todo}
+    items = [(number, path, directory) for number, path, _ in todo]
+    for (number, _, _), result in in_processes(items, _convert_one, prepare_to_convert, (config,), workers):
+        yield number, keys[number], result
 
 
-class _Lane:
-    """A process that converts one shard after the other, and is replaced by a new one after so many: what a process keeps of
-    its past (caches, memory in pieces) is bounded."""
-
-    def __init__(self, config: ConvertConfig) -> None:
-        self._config = config
-        self._pool: ProcessPoolExecutor | None = None
-        self._left = 0
-
-    def convert(self, path: Path, number: int, directory: Path) -> Future[ShardResult]:
-        """Begins a shard."""
-        if self._left == 0:
-            self.close()
-            given = (self._config, storage.mounts())
-            self._pool, self._left = (
-                ProcessPoolExecutor(1, get_context("spawn"), _start_worker, given),
-                SHARDS_OF_A_PROCESS,
-            )
-        assert self._pool is not None
-        self._left -= 1
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the process that starts here
-        try:
-            return self._pool.submit(convert_in_worker, path, number, directory)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def close(self) -> None:
-        """Waits for the shard under way, and ends the process."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(*given: Any) -> None:
-    """``start_worker`` in a process that Ctrl-C, which a terminal sends to all of a group, ends without a word; of a
-    terminal that is closed its parent hears, which ends it."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    start_worker(*given)
+def _convert_one(shard: tuple[int, Path, Path]) -> ShardResult:
+    number, units, directory = shard
+    return convert_in_worker(units, number, directory)
 
 
 def _refuse_too_many(total: ShardCounts, limit: float) -> None:

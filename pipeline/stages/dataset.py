@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.conservation import recount_dataset
 from pipeline.errors import PipelineError
 from pipeline.folders import INPUT_ONLY
+from pipeline.leftout import reasons_in
 from pipeline.manifest import Manifest, Output, Result, balance, is_shard, output_of, run_stage
 from pipeline.notes import Notes
 from pipeline.plan import Plan
@@ -21,29 +22,36 @@ from pipeline.selection import Selection, select
 from pipeline.shards import ShuffleConfig, TableWriter, shuffle_and_split
 from pipeline.tables import FILTERED, RECORDS, TOKENS
 
-STAGE, VERSION = "dataset", 4
+STAGE, VERSION = "dataset", 5
 
 FILTERED_FILE = "filtered-00000.parquet"
 
 _NOTHING_LEFT = "no record is left to make a data set of"
-_ALL_FILTERED = "the marks leave no record to make a data set of: see shards.marks and marks.jsonl"
+_ALL_MARKED = "the marks leave no record to make a data set of: see shards.marks and marks.jsonl"
 
 
 def plan(inputs: Sequence[Manifest], config: ShuffleConfig, selection: Selection) -> Plan:
-    """What the data set depends on. ``inputs``: of conversion and synthesis."""
-    marks = {} if selection.all else {"marks": selection.digest()}
+    """What the data set depends on. ``inputs``: of conversion and synthesis, and of the stages that leave records out."""
+    marks = {} if selection.rule == "ignore" else {"marks": selection.digest()}
     return Plan(STAGE, VERSION, asdict(config), {**{m.stage: m.digest() for m in inputs}, **marks})
 
 
-def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConfig, fresh: bool = False) -> Result:
+def dataset_stage(
+    inputs: Sequence[Result],
+    directory: Path,
+    config: ShuffleConfig,
+    fresh: bool = False,
+    left_out: Sequence[Result] = (),
+) -> Result:
     """Shuffles the ``records-*`` and ``tokens-*`` shards of the input stages into ``directory/{train,test}``.
 
-    Conversations without any answer become ``directory/input_only``, records without tokens. What the marks beside
-    ``directory`` leave out is told in ``directory/filtered-00000.parquet``. Raises PipelineError.
+    Conversations without any answer become ``directory/input_only``, records without tokens. What the stages ``left_out``
+    (filters, deduplication) and the marks beside ``directory`` leave out is told in ``directory/filtered-00000.parquet``.
+    Raises PipelineError.
     """
     named = {i.manifest.stage: i for i in inputs}
-    selection = select(config.marks, directory.parent)
-    planned = plan([i.manifest for i in inputs], config, selection)
+    stages = [result.directory for result in left_out]
+    planned = plan([i.manifest for i in [*inputs, *left_out]], config, select(config.marks, directory.parent))
 
     def work() -> tuple[list[Output], Mapping[str, Any], Mapping[str, Any]]:
         if fresh:
@@ -51,6 +59,10 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
         for i in inputs:
             for prefix in ("records-", "tokens-", "input-only-"):
                 i.fetch(prefix)
+        for result in left_out:
+            result.fetch("filtered-")
+            result.fetch("groups-")
+        selection = select(config.marks, directory.parent, stages)
         records = {name: i.manifest.paths(i.directory, "records-") for name, i in named.items()}
         tokens = [p for i in named.values() for p in i.manifest.paths(i.directory, "tokens-")]
         all_records = [p for paths in records.values() for p in paths]
@@ -59,7 +71,7 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
         left = {part: _rows(paths) - filtered[part] for part, paths in {**records, INPUT_ONLY: unanswered}.items()}
         speaking, silent = sum(left.values()) - left[INPUT_ONLY], left[INPUT_ONLY]
         if not speaking and not silent:
-            raise PipelineError(_NOTHING_LEFT if not filtered.total() else _ALL_FILTERED)
+            raise PipelineError(_all_filtered(directory) if filtered.total() else _NOTHING_LEFT)
         metadata, name = _token_identity(tokens)
         scratch = directory / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -91,11 +103,13 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
         total = _rows([*all_records, *unanswered])
         out = recount["train"] + recount["test"] + recount[INPUT_ONLY]
         balance(STAGE, total=total, out=out, filtered=filtered.total())
-        counters = {"in": total, "out": out, "rejected": 0, "filtered": filtered.total(), **recount}
-        if not selection.all:
+        counters: dict[str, Any] = {"in": total, "out": out, "rejected": 0, "filtered": filtered.total(), **recount}
+        if filtered.total():
+            counters["filters"] = {name: dict(c) for name, c in reasons_in([directory / FILTERED_FILE]).items()}
+        if selection.rule != "ignore":
             counters["unknown_marks"] = selection.unknown([*all_records, *unanswered])
         outputs = [notes.output(path) for path, _ in written]
-        if filtered:
+        if filtered.total():
             outputs.append(output_of(directory / FILTERED_FILE, directory, filtered.total()))
         return outputs, counters, {}
 
@@ -103,6 +117,15 @@ def dataset_stage(inputs: Sequence[Result], directory: Path, config: ShuffleConf
     return run_stage(
         directory, planned.stage, planned.version, planned.config, planned.inputs, work, fresh, done=notes.forget
     )
+
+
+def _all_filtered(directory: Path) -> str:
+    """Which filters took all records, the one that took the most first."""
+    took = {name: reasons.total() for name, reasons in reasons_in([directory / FILTERED_FILE]).items()}
+    if set(took) == {"marks"}:
+        return _ALL_MARKED
+    listed = ", ".join(f"{name} took {count:,}" for name, count in sorted(took.items(), key=lambda i: -i[1]))
+    return f"the filters leave no record to make a data set of ({listed}): see filters in the configuration"
 
 
 def _rows(paths: Sequence[Path]) -> int:

@@ -24,7 +24,7 @@ from pipeline.listing import InputFile as InputFile
 from pipeline.listing import InputSource as InputSource
 from pipeline.listing import find_files
 from pipeline.listing import list_files as list_files
-from pipeline.manifest import Output, Result, balance, output_of, run_stage, sha256_file
+from pipeline.manifest import Manifest, Output, Result, balance, output_of, run_stage, sha256_file
 from pipeline.notes import Notes
 from pipeline.plan import Plan
 from pipeline.reading import SAMPLE as SAMPLE
@@ -92,6 +92,15 @@ def survey(sources: Sequence[InputSource], base: Path, config: IngestConfig, dig
     }
     ignored = tuple(name for listing in listings for name in listing.ignored)
     return Survey(Plan(STAGE, VERSION, settings, inputs), files, hub, candidates, licenses, texts, ignored)
+
+
+def corpora_in_order(manifest: Manifest) -> tuple[str, ...]:
+    """The corpora that an ingestion read, in the order of the configuration, those of the Hub last."""
+    found: dict[str, None] = {}
+    for source in manifest.config["sources"]:
+        names = [source[4] or str(source[1]).replace("/", "__")] if source[0] == "hub" else [f[0] for f in source[2]]
+        found.update(dict.fromkeys(names))
+    return tuple(found)
 
 
 def ingest_stage(

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline import lanes
 from pipeline.convert import ConvertConfig
 from pipeline.manifest import Result
 from pipeline.shards import ShuffleConfig
-from pipeline.stages import convert as convert_stages
 from pipeline.stages.convert import convert_stage
 from pipeline.stages.dataset import dataset_stage
 from pipeline.stages.ingest import IngestConfig, InputSource, ingest_stage
@@ -70,16 +70,16 @@ def test_processes_that_are_replaced_after_two_shards_write_the_same_bytes(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers: set[int] = set()
-    lane_convert = convert_stages._Lane.convert
+    lane_submit = lanes._Lane.submit
 
-    def watched(self: convert_stages._Lane, path: Path, number: int, directory: Path) -> Any:
-        future = lane_convert(self, path, number, directory)
+    def watched(self: Any, item: Any) -> Any:
+        future = lane_submit(self, item)
         assert self._pool is not None
         workers.update(self._pool._processes)
         return future
 
-    monkeypatch.setattr(convert_stages, "SHARDS_OF_A_PROCESS", 2)
-    monkeypatch.setattr(convert_stages._Lane, "convert", watched)
+    monkeypatch.setattr(lanes, "SHARDS_OF_A_PROCESS", 2)
+    monkeypatch.setattr(lanes._Lane, "submit", watched)
     _, converted, _ = build(tmp_path, workers=2)
     assert digests(tmp_path) == digests(undisturbed)
     shards = sum(o.path.startswith("ledger-") for o in converted.manifest.outputs)
