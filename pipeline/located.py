@@ -17,7 +17,8 @@ _TIKTOKEN = "tiktoken:"
 
 
 def located(config: BuildConfig, base: Path) -> BuildConfig:
-    """The configuration with absolute paths where it names a model, an adapter, a tokenizer or a checkpoint by a path.
+    """The configuration with absolute paths where it names a model, an adapter, a tokenizer, a checkpoint or an evaluation
+    set by a path.
 
     Sources, scenarios and conversations stay as they are. No fingerprint and no record holds these paths:
     ``pipeline.models.name_of``.
@@ -34,7 +35,23 @@ def located(config: BuildConfig, base: Path) -> BuildConfig:
         changed["evaluate"] = {**config.evaluate, "control": str(_path(control, base))}
     if config.synth is not None:
         changed["synth"] = located_synth(config.synth, base)
+    if isinstance(config.filters, list):
+        changed["filters"] = [_filter(entry, base) for entry in config.filters]
     return config.model_copy(update=changed)
+
+
+def _filter(entry: str | dict[str, Any], base: Path) -> str | dict[str, Any]:
+    """A filter's entry with absolute paths of evaluation sets."""
+    section = entry.get("contamination") if isinstance(entry, dict) else None
+    if not isinstance(section, dict) or not isinstance(section.get("sets"), dict):
+        return entry
+    sets = {name: _set(place, base) for name, place in section["sets"].items()}
+    return {"contamination": {**section, "sets": sets}}
+
+
+def _set(place: Any, base: Path) -> Any:
+    is_path = isinstance(place, str) and "://" not in place and place != "hub" and not place.startswith("hub:")
+    return str(_path(place, base)) if is_path else place
 
 
 def located_name(name: str, base: Path) -> str:

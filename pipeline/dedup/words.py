@@ -73,7 +73,7 @@ def shingles_of(text: pl.Series, size: int) -> tuple[U32, I64]:
     for piece in _pieces(text):
         words = piece.str.normalize("NFKC").str.to_lowercase().str.extract_all(WORD)
         lengths = words.list.len().to_numpy().astype(np.int64)
-        hashes = _hash_words(words.filter(words.list.len() > 0).explode())
+        hashes = hash_words(words.filter(words.list.len() > 0).explode())
         key = distinct(_rolled(hashes, lengths, size))
         found.append((key & np.uint64(0xFFFFFFFF)).astype(np.uint32))
         counts.append(np.bincount((key >> np.uint64(32)).astype(np.int64), minlength=len(piece)))
@@ -91,7 +91,7 @@ def _pieces(text: pl.Series) -> Iterator[pl.Series]:
         start = stop
 
 
-def _hash_words(words: pl.Series) -> U64:
+def hash_words(words: pl.Series) -> U64:
     if not len(words):
         return np.empty(0, np.uint64)
     encoded = words.to_arrow().cast(pa.large_string()).dictionary_encode()

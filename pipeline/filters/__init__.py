@@ -2,6 +2,7 @@
 
 A filter is one file: ``NAME``, ``ABOUT`` (a line), ``Params`` (its thresholds, with defaults) and
 ``judge(talks, params) -> {talk: Verdict}``, which names the conversations of a batch that it takes and why. The others stay.
+One whose outcome depends on files has ``settings(params)``, which tells them by their digests.
 To add one: write the file, and name it in ``_MODULES``.
 """
 
@@ -17,6 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.filters import (
     balance,
     boilerplate,
+    contamination,
     encoding,
     language,
     length,
@@ -59,6 +61,7 @@ _MODULES = (
     secrets,
     personal,
     profanity,
+    contamination,
 )
 
 FILTERS: dict[str, Filter] = {module.NAME: cast(Filter, module) for module in _MODULES}
@@ -80,8 +83,10 @@ class Step:
         return dict(FILTERS[self.name].judge(talks, self.params)) if len(talks) else {}
 
     def settings(self) -> dict[str, Any]:
-        """What the outcome depends on, as JSON values."""
-        return {"filter": self.name, "action": self.action, **self.params.model_dump(mode="json")}
+        """What the outcome depends on, as JSON values. Raises InputError where a filter reads files that are not there."""
+        of = getattr(FILTERS[self.name], "settings", None)
+        values = of(self.params) if of is not None else self.params.model_dump(mode="json")
+        return {"filter": self.name, "action": self.action, **values}
 
 
 def parse_filters(value: Any) -> tuple[Step, ...]:

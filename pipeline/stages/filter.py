@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import PipelineError
-from pipeline.filters import Step, parse_filters
+from pipeline.filters import Step
 from pipeline.filters.talks import Talks, Verdict, read_talks
 from pipeline.lanes import in_processes
 from pipeline.leftout import FILTERED, FLAGGED, RECORD_SHARDS, book_of, part_of, reasons_in, record_shards, recount
@@ -67,7 +67,7 @@ def filter_stage(
         todo = [s for s in shards if any(notes.finished(book) is None for book in books[s])]
         if progress:
             progress(sum(pq.read_metadata(s).num_rows for s in set(shards) - set(todo)))
-        given = ([step.settings() for step in steps],)
+        given = (tuple(steps),)
         processes = 1 if sum(pq.read_metadata(s).num_rows for s in todo) <= FEW else workers
         try:
             for (shard, _), _ in in_processes([(s, directory) for s in todo], judge_shard, prepare, given, processes):
@@ -112,11 +112,10 @@ def _rates(steps: Sequence[Step], records: int, taken: Mapping[str, Counter[str]
 _steps: tuple[Step, ...] = ()
 
 
-def prepare(settings: Sequence[Mapping[str, Any]]) -> None:
-    """Makes this process ready for ``judge_shard``. ``settings``: of each step (``Step.settings``)."""
+def prepare(steps: tuple[Step, ...]) -> None:
+    """Makes this process ready for ``judge_shard``."""
     global _steps
-    listed = [{str(s["filter"]): {key: value for key, value in s.items() if key != "filter"}} for s in settings]
-    _steps = parse_filters(listed)
+    _steps = steps
 
 
 def judge_shard(item: _Item) -> None:

@@ -1,0 +1,1 @@
+"""Evaluation sets, and what of a conversation stands in them. The filter is ``pipeline.filters.contamination``."""
