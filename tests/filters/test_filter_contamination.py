@@ -20,7 +20,7 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.filters.contamination import Params, judge
 from pipeline.manifest import need_manifest
 from tests.filters.filter_cases import asked, talks_of
-from tests.stages.test_dedup_in_a_build import Quiet
+from tests.quiet import Quiet
 
 QUESTION = (
     "A lighthouse keeper trims 14 wicks each morning and 9 each evening. How many wicks does she trim in three weeks of "

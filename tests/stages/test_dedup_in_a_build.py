@@ -11,24 +11,11 @@ import pytest
 
 from pipeline.build import build
 from pipeline.config import ConfigError, load_config
-from pipeline.manifest import Result, need_manifest
+from pipeline.manifest import need_manifest
 from pipeline.validate import validate
+from tests.quiet import Quiet
 
 WORDS = ["harbour", "pier", "lantern", "gravel", "orchard", "velvet", "copper", "meadow", "thunder", "saddle"]
-
-
-class Quiet:
-    """A watcher that notes which stages were skipped."""
-
-    def __init__(self) -> None:
-        self.done: dict[str, bool] = {}
-
-    def stage(self, name: str) -> None: ...
-
-    def progress(self, done: int, what: str) -> None: ...
-
-    def finished(self, result: Result) -> None:
-        self.done[result.directory.name] = result.skipped
 
 
 def talk(i: int, end: str = "") -> dict[str, object]:

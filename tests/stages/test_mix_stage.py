@@ -11,22 +11,9 @@ import pytest
 
 from pipeline.build import build
 from pipeline.config import BuildConfig, ConfigError, load_config
-from pipeline.manifest import Result, need_manifest
+from pipeline.manifest import need_manifest
 from pipeline.validate import validate
-
-
-class Quiet:
-    """A watcher that notes which stages ran."""
-
-    def __init__(self) -> None:
-        self.done: dict[str, bool] = {}
-
-    def stage(self, name: str) -> None: ...
-
-    def progress(self, done: int, what: str) -> None: ...
-
-    def finished(self, result: Result) -> None:
-        self.done[result.directory.name] = result.skipped
+from tests.quiet import Quiet
 
 
 @pytest.fixture
