@@ -34,8 +34,9 @@ from flows.stages import (
     train,
 )
 from pipeline import folders
-from pipeline.build import GateError, stages_of
+from pipeline.build import GateError
 from pipeline.manifest import Result, read_manifest
+from pipeline.sections import stages_of
 
 FLOWS: dict[str, Flow[..., Any]] = {
     "ingest": ingest, "convert": convert, "synth": synth, "filter": filter, "dedup": dedup, "mix": mix, "dataset": dataset,

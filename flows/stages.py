@@ -27,7 +27,6 @@ from pipeline import folders, storage
 from pipeline.asked import Asked, asked_of, recording
 from pipeline.build import (
     check_gate,
-    check_sections,
     run_control,
     run_convert,
     run_dataset,
@@ -38,14 +37,13 @@ from pipeline.build import (
     run_mix,
     run_synthesize,
     run_train,
-    stages_of,
-    synth_config,
 )
 from pipeline.config import BuildConfig, ConfigError
 from pipeline.convert import ShardResult
 from pipeline.errors import PipelineError
 from pipeline.manifest import Result, damaged, read_manifest
 from pipeline.plans import inputs_of, plan_stage
+from pipeline.sections import check_sections, stages_of, synth_config
 from pipeline.watching import Watcher, books_of
 
 if TYPE_CHECKING:

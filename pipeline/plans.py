@@ -8,7 +8,10 @@ from tempfile import TemporaryDirectory
 
 from pipeline import folders
 from pipeline.asked import Asked
-from pipeline.build import (
+from pipeline.errors import PipelineError
+from pipeline.manifest import Result
+from pipeline.plan import Plan
+from pipeline.sections import (
     convert_config,
     dedup_config,
     evaluate_config,
@@ -19,9 +22,6 @@ from pipeline.build import (
     synth_config,
     train_config,
 )
-from pipeline.errors import PipelineError
-from pipeline.manifest import Result
-from pipeline.plan import Plan
 
 #: The stages that each one reads, by folder.
 _READS = {

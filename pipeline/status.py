@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from pipeline import folders, storage
 from pipeline.asked import Asked
-from pipeline.build import stages_of, train_config
 from pipeline.claim import is_held
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, Manifest, Result, damaged, read_manifest
 from pipeline.notes import FOLDER as FINISHED
 from pipeline.plan import Plan, differences
 from pipeline.plans import inputs_of, plan_stage
+from pipeline.sections import stages_of, train_config
 
 State = Literal["done", "stale", "partial", "broken", "not begun", "running", "failed", "unused"]
 

@@ -41,9 +41,9 @@ def build(
     Example: `multistream build examples/configs/demo.yaml --out build/demo`
     """
     from pipeline.build import build as run
-    from pipeline.build import stages_of
     from pipeline.cli import live
     from pipeline.config import load_config
+    from pipeline.sections import stages_of
 
     loaded = load_config(config, set_ or ())
     target = out or Path("build") / loaded.name
@@ -134,9 +134,10 @@ def convert(
     Example: `multistream convert examples/conversations/math_qa.jsonl --out build/math --align thinking`
     """
     from pipeline.asked import Asked, recording
-    from pipeline.build import check_sections, run_convert, run_dataset, run_ingest, stages_of
+    from pipeline.build import run_convert, run_dataset, run_ingest
     from pipeline.cli import live
     from pipeline.config import parse_config, source_of
+    from pipeline.sections import check_sections, stages_of
 
     sources: list[dict[str, Any]] = [
         {**source_of(i), "format": format_, "license": license_, "corpus": corpus, "limit": limit} for i in inputs

@@ -66,9 +66,9 @@ def train(
 
     Several GPUs: `torchrun --nproc-per-node 8 -m pipeline.cli train build/demo --model … --out … --set packs_per_step=8`
     """
-    from pipeline.build import section
     from pipeline.cli import console
     from pipeline.config import ConfigError
+    from pipeline.sections import section
     from pipeline.stages.train import train_stage
     from pipeline.training.loop import TrainConfig
     from pipeline.training.processes import rank
@@ -116,12 +116,13 @@ def evaluate(
 
     Example: `multistream evaluate build/checkpoint build/demo --out build/report`
     """
-    from pipeline.build import check_gate, section
+    from pipeline.build import check_gate
     from pipeline.cli import console
     from pipeline.errors import ConfigError, InputError
     from pipeline.evaluation.evaluate import EvaluateConfig
     from pipeline.evaluation.gate import GateConfig
     from pipeline.manifest import Result, need_manifest
+    from pipeline.sections import section
     from pipeline.stages.evaluate import evaluate_stage
 
     values = _settings(set_)

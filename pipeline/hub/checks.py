@@ -16,9 +16,9 @@ import yaml
 
 from pipeline import folders, storage
 from pipeline.asked import read_asked
-from pipeline.build import stages_of
 from pipeline.card_edits import is_edited
 from pipeline.hub.files import CARD, CROISSANT, PICTURES, Package
+from pipeline.sections import stages_of
 from pipeline.together import manifests_of
 
 #: The words of ``--allow``, and what each lets through.

@@ -15,13 +15,14 @@ import yaml
 
 from pipeline import folders
 from pipeline.asked import asked_of
-from pipeline.build import build, check_sections, evaluate_config, train_config
+from pipeline.build import build
 from pipeline.cli.live import watching
 from pipeline.config import ConfigError, load_config
 from pipeline.located import located_name
 from pipeline.manifest import Manifest, Result
 from pipeline.models import CHECKPOINT_FILE, name_of
 from pipeline.plans import plan_stage
+from pipeline.sections import check_sections, evaluate_config, train_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIO = str(ROOT / "examples" / "scenarios" / "translation.yaml")

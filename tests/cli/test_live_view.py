@@ -21,12 +21,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.build import run_convert, run_dataset, run_evaluate, run_ingest, run_synthesize, run_train, stages_of
+from pipeline.build import run_convert, run_dataset, run_evaluate, run_ingest, run_synthesize, run_train
 from pipeline.cli.board import Row
 from pipeline.cli.live import PlainView, TableView, watching
 from pipeline.config import BuildConfig
 from pipeline.errors import PipelineError
 from pipeline.manifest import Result
+from pipeline.sections import stages_of
 from pipeline.watching import DetailedWatcher
 from tests.synth.endpoint import Endpoint
 from tests.synth.scripted import speak
