@@ -438,7 +438,7 @@ def test_training_and_evaluation_tell_their_steps_and_phases(tmp_path: Path) -> 
     evaluate = {"generate_records": 2, "generate_rows": 90, "injection_records": 0, "device": "cpu"}
     config = config_of(write_build(tmp_path), train=train, evaluate=evaluate)
     ingest = run_ingest(config, tmp_path, out, False, watcher)
-    dataset = run_dataset(config, out, [run_convert(config, out, ingest, 1, False, watcher)], False, watcher)
+    dataset = run_dataset(config, out, [run_convert(config, out, ingest, 1, False, watcher)], [], False, watcher)
     with pytest.raises(KeyboardInterrupt):
         run_train(config, out, dataset, False, Recorder(calls=3))
     checkpoint = run_train(config, out, dataset, False, watcher)
