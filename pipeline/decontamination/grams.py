@@ -1,6 +1,6 @@
 """Hashes of runs of words: what two texts have in common is what they share of them.
 
-A word is what deduplication takes for one (``pipeline.dedup.words``): case, width and punctuation make no difference.
+A word is what deduplication takes for one (``pipeline.word_hashes``): case, width and punctuation make no difference.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.dedup.words import I64, U64, WORD, hash_words
+from pipeline.word_hashes import I64, U64, WORD, hash_words
 
 _MIX, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 

@@ -16,9 +16,9 @@ import polars as pl
 from pipeline.containers import read_container
 from pipeline.containers.units import Unit
 from pipeline.decontamination.grams import grams_of
-from pipeline.dedup.words import I64, U64
 from pipeline.errors import InputError
 from pipeline.listing import InputSource, list_files
+from pipeline.word_hashes import I64, U64
 
 #: Where well-known sets are, for those who have access to the Hub.
 KNOWN = {

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.minhash import deviation, estimated
 from pipeline.dedup.sketches import Sketches
-from pipeline.dedup.words import I64, U32, U64
+from pipeline.dedup.words import U32
 from pipeline.manifest import publish
+from pipeline.word_hashes import I64, U64
 
 #: Keys of a bucket, about; pairs that are looked at together.
 BUCKET_KEYS, PAIRS = 1 << 22, 1 << 16

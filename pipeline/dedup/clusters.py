@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from pipeline.dedup.copies import Ranked
 from pipeline.dedup.sketches import Sketches
-from pipeline.dedup.words import I64, U32
+from pipeline.dedup.words import U32
 from pipeline.shards import TableWriter
+from pipeline.word_hashes import I64
 
 CLUSTERS_FILE, GROUPS_FILE = "clusters-00000.parquet", "groups-00000.parquet"
 

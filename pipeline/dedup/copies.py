@@ -16,7 +16,8 @@ from pipeline.dedup.candidates import NO_RANK, split_pairs
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.order import place_ranks
 from pipeline.dedup.sketches import Sketch, Sketches
-from pipeline.dedup.words import I64, U32, U64
+from pipeline.dedup.words import U32
+from pipeline.word_hashes import I64, U64
 
 F32 = npt.NDArray[np.float32]
 

@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dedup.words import I64, U32, U64
+from pipeline.dedup.words import U32
+from pipeline.word_hashes import I64, U64
 
 SEED = 1
 

@@ -20,9 +20,10 @@ import xxhash
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.minhash import band_keys, bands_of, signatures
 from pipeline.dedup.order import licenses_rank
-from pipeline.dedup.words import I64, U32, U64, compared, distinct, normalized, shingles_of
+from pipeline.dedup.words import U32, compared, distinct, normalized, shingles_of
 from pipeline.filters.talks import Talks, read_talks
 from pipeline.manifest import publish
+from pipeline.word_hashes import I64, U64
 
 #: What is written of a conversation beside ``band-N``: a hash of each band.
 COLUMNS = pa.schema(

@@ -12,15 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
-import xxhash
 
 from pipeline.dedup.config import DedupConfig, Normalization
-from pipeline.filters.said import UNSPACED
 from pipeline.filters.talks import Talks
-
-#: A word, for ``str.extract_all``.
-WORD = rf"[{UNSPACED}]\p{{M}}*|[\w&&[^{UNSPACED}]]+"
+from pipeline.word_hashes import I64, U64, WORD, hash_words
 
 #: Streams on which the pipeline itself speaks.
 _OURS = ("audit", "monitor")
@@ -31,8 +26,6 @@ CHARACTERS = 1 << 22
 _MIX, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 
 U32 = npt.NDArray[np.uint32]
-U64 = npt.NDArray[np.uint64]
-I64 = npt.NDArray[np.int64]
 Number = TypeVar("Number", bound=np.unsignedinteger[Any])
 
 
@@ -89,17 +82,6 @@ def _pieces(text: pl.Series) -> Iterator[pl.Series]:
         stop = max(int(np.searchsorted(ends, before + CHARACTERS, side="right")), start + 1)
         yield text.slice(start, stop - start)
         start = stop
-
-
-def hash_words(words: pl.Series) -> U64:
-    if not len(words):
-        return np.empty(0, np.uint64)
-    encoded = words.to_arrow().cast(pa.large_string()).dictionary_encode()
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    known = encoded.dictionary.to_pylist()
-    hashes = np.fromiter((xxhash.xxh3_64_intdigest(w.encode()) for w in known), dtype=np.uint64, count=len(known))
-    found: U64 = hashes[encoded.indices.to_numpy()]
-    return found
 
 
 def _rolled(hashes: U64, lengths: I64, size: int) -> U64:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.filters.talks import Talks, Verdict
+from pipeline.word_hashes import UNSPACED
 
 #: Streams on which the pipeline speaks, not the source.
 _OURS = ("audit", "monitor")
@@ -19,9 +20,6 @@ _FENCED = r"(?s)```.*?(?:```|\z)"
 
 #: Characters of texts that are looked at together: bounds the memory of ``count_classes``.
 _CHUNK = 1 << 21
-
-#: Scripts whose words are not told apart by spaces: each character counts as a word.
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 
 #: A word of any script.
 WORD = rf"[{UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED}]]+"

@@ -20,7 +20,7 @@ from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.copies import Ranked, rank, settle
 from pipeline.dedup.minhash import bands_of
 from pipeline.dedup.sketches import Sketches, sketch_shard
-from pipeline.dedup.words import I64, U32
+from pipeline.dedup.words import U32
 from pipeline.errors import PipelineError
 from pipeline.lanes import in_processes
 from pipeline.leftout import (
@@ -39,6 +39,7 @@ from pipeline.notes import Notes
 from pipeline.plan import Plan
 from pipeline.shards import TableWriter
 from pipeline.tables import FILTERED as COLUMNS
+from pipeline.word_hashes import I64
 
 STAGE, VERSION = "dedup", 1
 
