@@ -106,10 +106,6 @@ def _books(path: Path, report: Report) -> None:
     with _recounted(path, report):
         if read is not None and read_manifest(convert):
             report.checked["books"] += recount_convert(ingest, convert)["in"]
-        for left_out in folders.LEAVING_OUT:
-            for shard in _judged(path) if read_manifest(path / left_out) else ():
-                report.checked["books"] += recount(shard, path / left_out)["in"]
-    with _recounted(path, report):
         if read_manifest(dataset) and read_manifest(convert):
             inputs = [
                 (s, sorted((path / s).glob("records-*.parquet")))
@@ -117,6 +113,10 @@ def _books(path: Path, report: Report) -> None:
                 if (path / s).is_dir()
             ]
             recount_dataset(inputs, dataset, sorted(convert.glob("input-only-*.parquet")))
+    with _recounted(path, report):
+        for left_out in folders.LEAVING_OUT:
+            for shard in _judged(path) if read_manifest(path / left_out) else ():
+                report.checked["books"] += recount(shard, path / left_out)["in"]
 
 
 def _judged(path: Path) -> list[Path]:
