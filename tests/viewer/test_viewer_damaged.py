@@ -109,4 +109,4 @@ def test_an_open_viewer_says_that_the_build_was_replaced(tmp_path: Path) -> None
         await settle(pilot)
         assert pilot.app.screen is screen
 
-    drive(tmp_path, steps, (120, 30))
+    drive(tmp_path, steps, (240, 30))  # so wide that no line of what is told is broken
