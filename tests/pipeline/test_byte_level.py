@@ -1,9 +1,8 @@
-"""The fast encoding of a byte-level tokenizer gives the ids of the tokenizer, for every text; where it might not, there is none."""
+"""The fast encoding of a byte-level tokenizer gives the tokenizer's ids; where it might not, there is none."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,8 @@ def test_what_one_library_does_not_know_yet_is_left_to_the_tokenizer() -> None:
 
 
 PIECES = st.sampled_from(
-    ["a", "the", " The", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "7", "42", "²", "Ⅷ", "½", "'s", "'LL", "’t", "!?", "<|im_end|>", "é",
-     "e\u0301", "ß", "中文", "。", "\u200b", "👩\u200d🚀", "\u0663", "\ufeff", "_x", "€", "\x04", "ſ", "'ſ"]
+    ["a", "the", " The", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "7", "42", "²", "Ⅷ", "½", "'s", "'LL", "’t", "!?",
+     "<|im_end|>", "é", "e\u0301", "ß", "中文", "。", "\u200b", "👩\u200d🚀", "\u0663", "\ufeff", "_x", "€", "\x04", "ſ", "'ſ"]
 )  # fmt: skip
 
 
@@ -82,7 +81,7 @@ def test_every_token_is_encoded_alike(tokenizer: Tokenizer, fast: ByteLevel) -> 
 
 
 @pytest.fixture
-def ways(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def ways(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Encodes texts by the tokenizer alone, and with its fast encoding."""
 
     def both(texts: list[str]) -> tuple[Any, Any]:
@@ -92,7 +91,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(tokenization, "_PAYS", 0)
         return slow, loaded.encode(texts)
 
-    yield both
+    return both
 
 
 def test_a_batch_is_the_same_by_both_ways(ways: Any) -> None:
@@ -124,10 +123,8 @@ def small(**changes: Any) -> dict[str, Any]:
     vocabulary = {**alphabet, "ab": 127, "abc": 128, "<|e|>": 129, "<|s|>": 130, "<|p|>": 131}
     model = {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"], ["ab", "c"]]}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    special = [
-        {"id": 129 + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        for i, text in enumerate(("<|e|>", "<|s|>", "<|p|>"))
-    ]  # fmt: skip
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    special = [{"id": 129 + i, "content": f"<|{name}|>", "special": True, **off} for i, name in enumerate("esp")]
     return {"version": "1.0", "added_tokens": special, "pre_tokenizer": level, "model": model, **changes}
 
 
@@ -146,6 +143,16 @@ def test_a_plain_byte_level_tokenizer_has_a_fast_encoding() -> None:
 
 
 SMALL = small()
+LEVEL, MODEL = SMALL["pre_tokenizer"], SMALL["model"]
+VOCABULARY = MODEL["vocab"]
+
+
+def split_first(step: dict[str, Any]) -> dict[str, Any]:
+    return small(pre_tokenizer={"type": "Sequence", "pretokenizers": [step, LEVEL]})
+
+
+def learned(tokens: dict[str, int], *merges: str) -> dict[str, Any]:
+    return small(model={"type": "BPE", "vocab": VOCABULARY | tokens, "merges": [merge.split() for merge in merges]})
 
 
 @pytest.mark.parametrize(
@@ -155,19 +162,19 @@ SMALL = small()
         small(normalizer={"type": "Lowercase"}),
         small(pre_tokenizer=None),
         small(pre_tokenizer={"type": "Whitespace"}),
-        small(pre_tokenizer={**SMALL["pre_tokenizer"], "add_prefix_space": True}),
-        small(pre_tokenizer={**SMALL["pre_tokenizer"], "use_regex": False}),
-        small(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": False}, SMALL["pre_tokenizer"]]}),
-        small(model={**SMALL["model"], "ignore_merges": True}),
-        small(model={**SMALL["model"], "byte_fallback": True}),
-        small(model={**SMALL["model"], "dropout": 0.1}),
+        small(pre_tokenizer={**LEVEL, "add_prefix_space": True}),
+        small(pre_tokenizer={**LEVEL, "use_regex": False}),
+        split_first({"type": "Digits", "individual_digits": False}),
+        small(model={**MODEL, "ignore_merges": True}),
+        small(model={**MODEL, "byte_fallback": True}),
+        small(model={**MODEL, "dropout": 0.1}),
         small(added_tokens=[{**token, "special": False} for token in SMALL["added_tokens"]]),
         # A token that its own text does not merge to: b and c are merged first.
-        small(model={"type": "BPE", "vocab": {**SMALL["model"]["vocab"], "bc": 127, "ab": 128, "abc": 132}, "merges": [["b", "c"], ["a", "b"], ["ab", "c"]]}),
+        learned({"bc": 127, "ab": 128, "abc": 132}, "b c", "a b", "ab c"),
         # Two ways to one token.
-        small(model={"type": "BPE", "vocab": {**SMALL["model"]["vocab"], "bc": 128, "abc": 132}, "merges": [["a", "b"], ["b", "c"], ["ab", "c"], ["a", "bc"]]}),
+        learned({"bc": 128, "abc": 132}, "a b", "b c", "ab c", "a bc"),
         # Merges in another order than the ids.
-        small(model={"type": "BPE", "vocab": SMALL["model"]["vocab"] | {"bc": 132}, "merges": [["b", "c"], ["a", "b"], ["ab", "c"]]}),
+        learned({"bc": 132}, "b c", "a b", "ab c"),
     ],
 )  # fmt: skip
 def test_where_ids_might_differ_there_is_none(value: dict[str, Any]) -> None:
@@ -176,7 +183,7 @@ def test_where_ids_might_differ_there_is_none(value: dict[str, Any]) -> None:
 
 def test_a_tokenizer_without_one_encodes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(small(model={**SMALL["model"], "ignore_merges": True})))
+    path.write_text(json.dumps(small(model={**MODEL, "ignore_merges": True})))
     loaded = HuggingFaceTokenizer("t", path, bos="<|s|>", eom="<|e|>", silence="<|p|>")
     monkeypatch.setattr(tokenization, "_PAYS", 0)
     assert loaded.encode(["abc ab"]).ids.tolist() == [128, 32, 127]
